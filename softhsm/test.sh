@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# The whole test suite: installs what is missing, then runs pytest; arguments are passed on to it.
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+prepare '[test]' softhsm nginx apache openssl p11-kit cc
+cd "$root"
+exec "$venv/bin/python" -m pytest -n auto --dist loadgroup "$@"

@@ -1,0 +1,93 @@
+"""Use the private key in a smart card, ID card, YubiKey, TPM or HSM wherever a certificate-and-key file is used.
+
+The names below are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tokenauth._version import __version__
+from tokenauth.errors import (
+    AmbiguousIdentity,
+    HandshakeFailed,
+    IdentityNotFound,
+    InvalidURI,
+    MechanismUnsupported,
+    ModuleError,
+    PinIncorrect,
+    PinLocked,
+    PinRefused,
+    PinRequired,
+    SigningFailed,
+    TokenAuthError,
+    TokenNotFound,
+    TokenRemoved,
+    UnsupportedOpenSSL,
+)
+
+if TYPE_CHECKING:
+    from tokenauth.clients.http import Session, TokenAdapter
+    from tokenauth.identity.identity import Identity
+    from tokenauth.identity.search import identities, identity
+    from tokenauth.pin import PinRequest, prompt
+    from tokenauth.tls.context import configure, create_context
+    from tokenauth.tls.selection import CertificateRequest
+    from tokenauth.uri import TokenURI
+
+__all__ = [
+    "AmbiguousIdentity",
+    "CertificateRequest",
+    "HandshakeFailed",
+    "Identity",
+    "IdentityNotFound",
+    "InvalidURI",
+    "MechanismUnsupported",
+    "ModuleError",
+    "PinIncorrect",
+    "PinLocked",
+    "PinRefused",
+    "PinRequest",
+    "PinRequired",
+    "Session",
+    "SigningFailed",
+    "TokenAdapter",
+    "TokenAuthError",
+    "TokenNotFound",
+    "TokenRemoved",
+    "TokenURI",
+    "UnsupportedOpenSSL",
+    "__version__",
+    "configure",
+    "create_context",
+    "identities",
+    "identity",
+    "prompt",
+]
+
+_WHERE = {
+    "CertificateRequest": "tokenauth.tls.selection",
+    "Identity": "tokenauth.identity.identity",
+    "PinRequest": "tokenauth.pin",
+    "Session": "tokenauth.clients.http",
+    "TokenAdapter": "tokenauth.clients.http",
+    "TokenURI": "tokenauth.uri",
+    "configure": "tokenauth.tls.context",
+    "create_context": "tokenauth.tls.context",
+    "identities": "tokenauth.identity.search",
+    "identity": "tokenauth.identity.search",
+    "prompt": "tokenauth.pin",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,129 @@
+"""requests with a key in a token."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import requests
+import requests.adapters
+import requests.utils
+
+from tokenauth.pin import as_source
+from tokenauth.tls.context import create_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokenauth.identity.identity import Identity
+    from tokenauth.pin import PinSource
+    from tokenauth.tls.selection import CertificateRequest
+    from tokenauth.uri import TokenURI
+
+__all__ = ["Session", "TokenAdapter"]
+
+
+class TokenAdapter(requests.adapters.HTTPAdapter):
+    """The adapter that lets requests authenticate with a token; mount it on ``https://`` or on one site.
+
+    There is one context for each value of ``verify`` that is used, so that a CA trusted for one request is not
+    trusted for the next.
+
+    Args:
+        uri_or_context: as ``uri`` in :func:`tokenauth.create_context`; or an :class:`ssl.SSLContext` of yours, made
+            by that function or given to :func:`tokenauth.configure`. With a context of yours, what it trusts is what
+            counts: ``verify=PATH`` and ``REQUESTS_CA_BUNDLE`` are not looked at, and ``verify=False`` is an error.
+        pin: as in :func:`tokenauth.create_context`.
+        module: as in :func:`tokenauth.create_context`.
+        choose: as in :func:`tokenauth.create_context`.
+        **settings: as in :class:`requests.adapters.HTTPAdapter`.
+    """
+
+    def __init__(
+        self,
+        uri_or_context: str | TokenURI | Identity | ssl.SSLContext = "pkcs11:",
+        *,
+        pin: str | PinSource | None = None,
+        module: str | None = None,
+        choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None = None,
+        **settings: Any,
+    ) -> None:
+        self._own = uri_or_context if isinstance(uri_or_context, ssl.SSLContext) else None
+        self._identity: Any = uri_or_context
+        self._options: dict[str, Any] = {"pin": as_source(pin), "module": module, "choose": choose}
+        self._contexts: dict[str | bool, ssl.SSLContext] = {}
+        self._lock = threading.Lock()
+        if self._own is None:
+            self._context(True)  # what is wrong with the URI or the module shows now
+        super().__init__(**settings)
+
+    def _context(self, verify: bool | str) -> ssl.SSLContext:
+        if self._own is not None:
+            if verify is False:
+                raise ValueError("verify=False has no effect on your own ssl.SSLContext; set it there")
+            return self._own
+        with self._lock:
+            if verify not in self._contexts:
+                self._contexts[verify] = self._make_context(verify)
+            return self._contexts[verify]
+
+    def _make_context(self, verify: bool | str) -> ssl.SSLContext:
+        bundle = requests.utils.DEFAULT_CA_BUNDLE_PATH if isinstance(verify, bool) else verify
+        path = Path(bundle)
+        if not path.exists():
+            raise OSError(f"Could not find a suitable TLS CA certificate bundle, invalid path: {bundle}")
+        where = {"capath": bundle} if path.is_dir() else {"cafile": bundle}
+        context = create_context(self._identity, **where, **self._options)
+        if verify is False:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+        """As in requests: which pool of connections serves a request; ours hold a context each."""
+        if cert is not None:
+            raise ValueError("cert= names a key file, but this session authenticates with a token: leave it out")
+        host, pool = super().build_connection_pool_key_attributes(request, verify, cert)
+        if host["scheme"] == "https":
+            for setting in ("ca_certs", "ca_cert_dir", "ca_cert_data"):
+                pool.pop(setting, None)
+            pool["ssl_context"] = self._context(verify if isinstance(verify, bool) else str(verify))
+        return host, pool
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """As in requests; but what is trusted was settled with the context, so the connection loads nothing."""
+        if url.lower().startswith("https"):
+            conn.cert_reqs = "CERT_REQUIRED" if verify else "CERT_NONE"
+            conn.ca_certs = conn.ca_cert_dir = None
+
+
+class Session(requests.Session):
+    """A :class:`requests.Session` whose ``https://`` requests authenticate with a token.
+
+    Args:
+        uri: as in :func:`tokenauth.create_context`.
+        pin: as in :func:`tokenauth.create_context`.
+        module: as in :func:`tokenauth.create_context`.
+        verify: as in requests: True, False, or the path of a CA bundle.
+        choose: as in :func:`tokenauth.create_context`.
+
+    Raises:
+        as :func:`tokenauth.create_context`. A failed handshake arrives as requests' ``SSLError``, whose text tells
+        what the token answered.
+    """
+
+    def __init__(
+        self,
+        uri: str | TokenURI | Identity = "pkcs11:",
+        *,
+        pin: str | PinSource | None = None,
+        module: str | None = None,
+        verify: bool | str = True,
+        choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.verify = verify
+        pin = as_source(pin)
+        self.mount("https://", TokenAdapter(uri, pin=pin, module=module, choose=choose))

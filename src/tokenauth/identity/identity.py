@@ -1,0 +1,157 @@
+"""An identity: a certificate on a token, with its key and its chain."""
+
+from __future__ import annotations
+
+import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tokenauth.errors import IdentityNotFound
+from tokenauth.identity import certificates
+from tokenauth.pkcs11.keys import KeyReference, TokenKey
+from tokenauth.pkcs11.objects import CertificateObject, KeyObject, carries
+from tokenauth.uri import TokenInfo, TokenURI
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from tokenauth.pkcs11.mechanisms import KeyShape
+    from tokenauth.pkcs11.tokens import Credentials, Token
+
+__all__ = ["Found", "Identity"]
+
+
+class Found(NamedTuple):
+    """What lies on a token and makes an identity.
+
+    Args:
+        token: where.
+        certificate: the certificate's object.
+        key: the private key's object, or else the public key's, whichever shows; None if neither does.
+        others: the token's other certificates, DER.
+    """
+
+    token: Token
+    certificate: CertificateObject
+    key: KeyObject | None
+    others: tuple[bytes, ...]
+
+
+class Identity:
+    """A certificate on a token, with its private key and its chain.
+
+    Made by :func:`tokenauth.identity` and :func:`tokenauth.identities`. Looking at one never logs in; the first
+    signature of :attr:`private_key` does.
+
+    Attributes:
+        label: the certificate's label, or the key's.
+        id: the ``CKA_ID`` that certificate and key share.
+    """
+
+    def __init__(self, found: Found, credentials: Credentials) -> None:
+        self._found = found
+        self._credentials = credentials
+        key = found.key
+        self.label: str = found.certificate.label or (key.label if key else "")
+        self.id: bytes = found.certificate.id or (key.id if key else b"")
+
+    def __repr__(self) -> str:
+        return f"<Identity {self.uri}>"
+
+    @property
+    def token(self) -> TokenInfo:
+        """The token: ``label``, ``manufacturer``, ``model`` and ``serial``."""
+        return self._found.token.info
+
+    @property
+    def certificate_der(self) -> bytes:
+        """The certificate as it lies on the token."""
+        return self._found.certificate.der
+
+    @property
+    def neighbours(self) -> tuple[bytes, ...]:
+        """The token's other certificates, DER; the chain is among them."""
+        return self._found.others
+
+    @cached_property
+    def uri(self) -> str:
+        """The ``pkcs11:`` URI that selects this identity and no other."""
+        info = self.token
+        named: dict[str, Any] = {"token": info.label, "serial": info.serial}
+        if not any(named.values()):
+            named = {"manufacturer": info.manufacturer, "model": info.model, "slot_id": self._found.token.slot.id}
+        named |= {"object": self.label, "id": self.id}
+        return str(TokenURI(**{name: value for name, value in named.items() if value not in {"", b""}}))
+
+    @cached_property
+    def certificate(self) -> x509.Certificate:
+        """The certificate.
+
+        Raises:
+            IdentityNotFound: what lies there is no certificate.
+        """
+        try:
+            return certificates.parse(self.certificate_der)
+        except ValueError as error:
+            raise IdentityNotFound(
+                f"certificate {self.label!r} can not be read: {error}",
+                token=self.token.label,
+                hint="write the certificate to the token again, or name another identity",
+            ) from None
+
+    @cached_property
+    def chain(self) -> list[x509.Certificate]:
+        """The certificate's issuers that are on the token, nearest first; each signature was checked."""
+        return certificates.chain_of(self.certificate, self.neighbours)
+
+    @cached_property
+    def private_key(self) -> Any:
+        """The private key, as one of ``cryptography``'s; it signs through the token and never leaves it."""
+        from tokenauth.pkcs11.private_keys import private_key, shape_of  # noqa: PLC0415 - slow to import
+
+        public_key = self.certificate.public_key()
+        return private_key(self.token_key(shape_of(public_key)), public_key)
+
+    def token_key(self, shape: KeyShape, credentials: Credentials | None = None) -> TokenKey:
+        """The key as the PKCS#11 layer knows it.
+
+        Args:
+            shape: type and size of the certificate's public key.
+            credentials: for its login, if not those that the identity was found with.
+        """
+        reference = KeyReference(self.id, self.label, self.certificate_der)
+        return TokenKey(self._found.token, reference, shape, credentials or self._credentials)
+
+    @property
+    def credentials(self) -> Credentials:
+        """For the login that the key may need."""
+        return self._credentials
+
+    @cached_property
+    def purposes(self) -> list[str]:
+        """What the certificate allows: some of ``tls-client``, ``tls-server``, ``document``."""
+        try:
+            return certificates.purposes_of(self.certificate)
+        except (IdentityNotFound, ValueError):
+            return []
+
+    @property
+    def problems(self) -> list[str]:
+        """What keeps the identity from being used, or should worry its owner; in words."""
+        try:
+            certificate = self.certificate
+        except IdentityNotFound as error:
+            return [error.message]
+        return certificates.problems_of(certificate, datetime.datetime.now(datetime.UTC)) + self._key_problems()
+
+    def _key_problems(self) -> list[str]:
+        key, token = self._found.key, self._found.token
+        if key is None:
+            visible = token.logged_in or not token.login_required
+            return ["its private key is not on the token"] if visible else []
+        problems = []
+        if key.public and not carries(self.certificate_der, key.public):
+            problems.append("the key stored with it is another certificate's")
+        if key.extractable:
+            problems.append("its private key can be copied out of the token")
+        return problems

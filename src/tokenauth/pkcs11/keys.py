@@ -1,0 +1,166 @@
+"""A private key in a token, and how it signs."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from tokenauth.errors import IdentityNotFound, MechanismUnsupported, SigningFailed
+from tokenauth.pkcs11.mechanisms import KeyShape, Payload, SignatureScheme, ways
+from tokenauth.pkcs11.objects import KeyObject, carries, find_private_keys
+from tokenauth.pkcs11.returnvalues import ReturnValue
+
+if TYPE_CHECKING:
+    from tokenauth.pkcs11.tokens import Credentials, Token
+
+__all__ = ["KeyReference", "TokenKey", "ecdsa_der"]
+
+#: What a token answers at ``C_SignInit`` when another way to the same signature may still work.
+_TRY_ANOTHER_WAY = {"CKR_MECHANISM_INVALID", "CKR_MECHANISM_PARAM_INVALID"}
+
+
+class KeyReference(NamedTuple):
+    """Which private key is meant; what is empty is not known and not compared.
+
+    Args:
+        id: ``CKA_ID``.
+        label: ``CKA_LABEL``.
+        certificate: DER of the certificate that is for it.
+    """
+
+    id: bytes = b""
+    label: str = ""
+    certificate: bytes = b""
+
+
+class TokenKey:
+    """A private key in a token, found again by its reference whenever that is needed.
+
+    Args:
+        token: where it is.
+        reference: which one.
+        shape: its type and size.
+        credentials: for the login, which happens at the first signature.
+    """
+
+    def __init__(self, token: Token, reference: KeyReference, shape: KeyShape, credentials: Credentials) -> None:
+        self.token = token
+        self.reference = reference
+        self.shape = shape
+        self.credentials = credentials
+        self._found: KeyObject | None = None
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<TokenKey {self.reference.label!r} ({self.shape.type}) on {self.token.label!r}>"
+
+    def sign(self, scheme: SignatureScheme, message: bytes | None = None, *, digest: bytes | None = None) -> bytes:
+        """Sign in the token; logs in first if the key needs it.
+
+        Args:
+            scheme: the kind of signature.
+            message: what is to be signed, or None if only its digest is known.
+            digest: the message's digest, if it is known.
+
+        Returns:
+            The signature as the token gives it: for ECDSA ``r || s``, see :func:`ecdsa_der`.
+
+        Raises:
+            PinError: the login failed.
+            MechanismUnsupported: the token does not make such signatures.
+            IdentityNotFound: the key is not there, or does not belong to the certificate.
+            TokenAuthError: whatever else the token answers.
+        """
+        payload = Payload(message, digest)
+        key = self.prepare()
+        for way in ways(scheme, self.shape, self.token.mechanisms(), payload):
+            prepared = way.prepare(scheme, self.shape, payload)
+            with self.token.session("signing") as session:
+                try:
+                    self.token.cryptoki.sign_init(session.handle, way.mechanism, key.handle)
+                except ReturnValue as refusal:
+                    if refusal.name in _TRY_ANOTHER_WAY:
+                        continue
+                    raise
+                return self.token.cryptoki.sign(session.handle, prepared)
+        wanted = f"{scheme.padding.upper()} signatures" + (f" with {scheme.digest.upper()}" if scheme.digest else "")
+        raise MechanismUnsupported(
+            f"it makes no {wanted} with this {self.shape.type.upper()} key of {self.shape.bits} bits",
+            token=self.token.label,
+            hint="choose another key, or let the server offer other signature algorithms",
+        )
+
+    def prepare(self, reason: str = "") -> KeyObject:
+        """Find the key, and log in if it does not show or asks for that; nothing happens the second time.
+
+        Args:
+            reason: what the login is for, if there is more to say than the credentials do.
+
+        Raises:
+            PinError: the login failed.
+            IdentityNotFound: the key is not there, or does not belong to the certificate.
+            TokenAuthError: whatever else the token answers.
+        """
+        if self._found is None:
+            with self._lock:
+                if self._found is None:
+                    key = self._look()
+                    if key is None or key.private:
+                        credentials = self.credentials._replace(reason=reason) if reason else self.credentials
+                        self.token.login(credentials)
+                        key = self._look()
+                    self._found = self._checked(key)
+        return self._found
+
+    def _look(self) -> KeyObject | None:
+        return matching_key(self.reference, find_private_keys(self.token))
+
+    def _checked(self, key: KeyObject | None) -> KeyObject:
+        if key is None:
+            raise IdentityNotFound("the certificate's private key is not on it", token=self.token.label)
+        if key.public and self.reference.certificate and not carries(self.reference.certificate, key.public):
+            raise IdentityNotFound(
+                "the private key stored under the certificate's CKA_ID is another certificate's",
+                token=self.token.label,
+                hint="import the certificate again under the CKA_ID of its own key",
+            )
+        if not key.signs:
+            raise SigningFailed(
+                "the key may not sign (CKA_SIGN is false)", token=self.token.label, hint="choose another key"
+            )
+        return key
+
+
+def matching_key(reference: KeyReference, keys: tuple[KeyObject, ...]) -> KeyObject | None:
+    """The key that belongs to a reference: by ``CKA_ID``, then by label, then by the public half.
+
+    Of several with the same ``CKA_ID`` or label the one that the certificate is for is taken.
+    """
+    def for_certificate(key: KeyObject) -> bool:
+        return bool(key.public and reference.certificate and carries(reference.certificate, key.public))
+
+    by_id = [key for key in keys if reference.id and key.id == reference.id]
+    by_label = [key for key in keys if reference.label and key.label == reference.label]
+    for group in (by_id, by_label):
+        if group:
+            return next(filter(for_certificate, group), group[0])
+    return next(filter(for_certificate, keys), None)
+
+
+def ecdsa_der(raw: bytes) -> bytes:
+    """ECDSA-Sig-Value in DER (RFC 3279 section 2.2.3) for ``r || s``, two numbers of the same length.
+
+    Args:
+        raw: at most 132 bytes (P-521).
+    """
+    half = len(raw) // 2
+    numbers = b"".join(map(_der_integer, (raw[:half], raw[half:])))
+    length = bytes([len(numbers)]) if len(numbers) < 0x80 else bytes([0x81, len(numbers)])  # noqa: PLR2004
+    return b"\x30" + length + numbers
+
+
+def _der_integer(big_endian: bytes) -> bytes:
+    digits = big_endian.lstrip(b"\0") or b"\0"
+    if digits[0] & 0x80:
+        digits = b"\0" + digits
+    return bytes([0x02, len(digits)]) + digits

@@ -1,0 +1,232 @@
+"""One token: what it says of itself, its login, its sessions and its mechanisms."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tokenauth.errors import ModuleError, PinLocked, PinRefused, PinRequired, TokenAuthError
+from tokenauth.pin import PinRequest
+from tokenauth.pkcs11.binding import python_pkcs11
+from tokenauth.pkcs11.mechanisms import SIGNING_MECHANISMS, MechanismInfo
+from tokenauth.pkcs11.returnvalues import ReturnValue, error_for, name_of_exception
+from tokenauth.pkcs11.sessions import SessionPool
+from tokenauth.uri import SlotInfo, TokenInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
+
+    from tokenauth.pin import PinSource
+    from tokenauth.pkcs11.cryptoki import Cryptoki
+
+__all__ = ["Credentials", "Token"]
+
+# CK_TOKEN_INFO flags, PKCS #11 v3.1 section 3.2.
+_CKF_LOGIN_REQUIRED, _CKF_PROTECTED_AUTHENTICATION_PATH = 0x4, 0x100
+_CKF_USER_PIN_COUNT_LOW, _CKF_USER_PIN_FINAL_TRY, _CKF_USER_PIN_LOCKED = 0x10000, 0x20000, 0x40000
+_CKF_REMOVABLE_DEVICE = 0x2  # CK_SLOT_INFO
+#: The most serious first.
+_PIN_STATES = ((_CKF_USER_PIN_LOCKED, "locked"), (_CKF_USER_PIN_FINAL_TRY, "final"), (_CKF_USER_PIN_COUNT_LOW, "low"))
+_MOST_SESSIONS = 8
+
+#: Keys the hashes by which refused PINs are remembered, so that they say nothing outside this process.
+_hash_key = secrets.token_bytes(32)
+
+
+class Credentials(NamedTuple):
+    """Who may be asked for a PIN, and what to tell them.
+
+    Args:
+        source: gives the PIN; None where nothing may be asked.
+        reason: what the login is for, as in "to authenticate to api.example".
+    """
+
+    source: PinSource | None
+    reason: str = ""
+
+    def __repr__(self) -> str:
+        return f"Credentials(reason={self.reason!r})"
+
+
+class Token:
+    """A token in a slot. Made by :class:`tokenauth.pkcs11.modules.Module`.
+
+    Attributes:
+        module: the path of its module.
+        info: label, manufacturer, model and serial number.
+        slot: the slot that it is in.
+    """
+
+    def __init__(
+        self, module: str, cryptoki: Cryptoki, guard: AbstractContextManager[Any], handle: Any
+    ) -> None:
+        slot = handle.slot
+        serial = handle.serial.decode("utf-8", "replace").rstrip("\0 ")
+        self.module = module
+        self.info = TokenInfo(handle.label, handle.manufacturer_id, handle.model, serial)
+        self.slot = SlotInfo(slot.slot_id, slot.slot_description, slot.manufacturer_id)
+        self.cryptoki = cryptoki
+        self._guard = guard
+        self._handle = handle
+        self._flags = int(handle.flags)
+        removable = int(slot.flags) & _CKF_REMOVABLE_DEVICE
+        self._sessions = SessionPool(handle.open, 1 if removable else _MOST_SESSIONS)
+        self._mechanisms: dict[int, MechanismInfo] | None = None
+        self._login_lock = threading.Lock()
+        self._logged_in = False
+        self._refused: set[bytes] = set()
+
+    def __repr__(self) -> str:
+        return f"<Token {self.info.label!r} in slot {self.slot.id} of {self.module}>"
+
+    @property
+    def label(self) -> str:
+        """The token's label."""
+        return self.info.label
+
+    @property
+    def login_required(self) -> bool:
+        """The token has objects that show only after a login."""
+        return bool(self._flags & _CKF_LOGIN_REQUIRED)
+
+    @property
+    def pin_pad(self) -> bool:
+        """The PIN is entered on the token or its reader."""
+        return bool(self._flags & _CKF_PROTECTED_AUTHENTICATION_PATH)
+
+    @property
+    def pin_state(self) -> str:
+        """``ok``, ``low`` (a wrong PIN was entered), ``final`` (one try left) or ``locked``, as last read."""
+        return next((state for flag, state in _PIN_STATES if self._flags & flag), "ok")
+
+    @property
+    def logged_in(self) -> bool:
+        """This process has logged in."""
+        return self._logged_in
+
+    @contextmanager
+    def _translate(self, doing: str) -> Iterator[None]:
+        """Turn what the module answers into an error of this token."""
+        try:
+            with self._guard:
+                yield
+        except ReturnValue as error:
+            raise error_for(error.name, doing, self.label) from error
+        except python_pkcs11().PKCS11Error as error:
+            raise error_for(name_of_exception(error), doing, self.label) from error
+
+    @contextmanager
+    def session(self, doing: str) -> Iterator[Any]:
+        """Lend one of python-pkcs11's sessions.
+
+        Args:
+            doing: what for, as in "it failed while DOING".
+
+        Raises:
+            TokenAuthError: what the token answered, in the block or before it.
+        """
+        with self._translate(doing), self._sessions.session() as session:
+            yield session
+
+    def refresh(self) -> None:
+        """Read the token's flags again.
+
+        Raises:
+            TokenRemoved: it is gone.
+            TokenAuthError: whatever else it answers.
+        """
+        with self._translate("reading its state"):
+            self._flags = int(self._handle.slot.get_token().flags)
+
+    def mechanisms(self) -> Mapping[int, MechanismInfo]:
+        """What the token says it can sign with: mechanism number to sizes and flags."""
+        if self._mechanisms is None:
+            with self._translate("listing its mechanisms"):
+                slot = self._handle.slot
+                listed = SIGNING_MECHANISMS.intersection(map(int, slot.get_mechanisms()))
+                self._mechanisms = {number: info for number in listed if (info := _mechanism_info(slot, number))}
+        return self._mechanisms
+
+    def login(self, credentials: Credentials) -> None:
+        """Log in, unless this process has; threads that need the same login wait for one.
+
+        The PIN's state is read first, so that a locked token is never tried and its last try is never spent. A PIN
+        that this token refused is not sent again.
+
+        Raises:
+            PinRequired: nobody gives a PIN.
+            PinIncorrect: the token refused it.
+            PinRefused: it was not sent.
+            PinLocked: the token is locked.
+            TokenAuthError: whatever else the token answers.
+        """
+        with self._login_lock:
+            if self._logged_in:
+                return
+            self.refresh()
+            self._check_state()
+            self._send(self._ask(credentials))
+            self._logged_in = True
+            self._refused.clear()
+
+    def _check_state(self) -> None:
+        if self.pin_state == "locked":
+            raise PinLocked("the PIN is locked", token=self.label)
+        if self.pin_state == "final":
+            raise PinRefused(
+                "only one PIN try is left, and it is not spent here",
+                token=self.label,
+                hint="log in once with the card's own program, which resets the counter",
+            )
+
+    def _ask(self, credentials: Credentials) -> str:
+        if credentials.source is None:
+            raise PinRequired("a PIN is needed to use its key, and none was given", token=self.label)
+        pin = credentials.source(
+            PinRequest(self.label, self.info.serial, credentials.reason, self.pin_state, per_signature=False)
+        )
+        if not pin:
+            raise PinRequired("a PIN is needed to use its key, and the PIN source gave none", token=self.label)
+        return pin
+
+    def _send(self, pin: str) -> None:
+        mark = hmac.digest(_hash_key, pin.encode("utf-8", "surrogatepass"), hashlib.sha256)
+        if mark in self._refused:
+            raise PinRefused(
+                "it refused this PIN before, so it is not sent again", token=self.label, hint="give another PIN"
+            )
+        with self.session("logging in") as session:
+            failed = ""
+            try:
+                self.cryptoki.login(session.handle, pin)
+            except ReturnValue as error:
+                failed = error.name
+        del pin  # whoever prints this frame's variables with the traceback must not print it
+        if failed.startswith("CKR_PIN_"):
+            self._refused.add(mark)
+        if failed and failed != "CKR_USER_ALREADY_LOGGED_IN":
+            raise self._login_error(failed) from None
+
+    def _login_error(self, name: str) -> TokenAuthError:
+        error = error_for(name, "logging in", self.label)
+        try:
+            self.refresh()
+        except TokenAuthError:
+            return error
+        if self.pin_state == "locked" and not isinstance(error, PinLocked | ModuleError):
+            return PinLocked("the PIN is wrong, and that locked it", token=self.label, ckr=name)
+        return error
+
+
+def _mechanism_info(slot: Any, number: int) -> MechanismInfo | None:
+    """One mechanism's sizes and flags; None if the token lists it and then does not know it."""
+    try:
+        info = slot.get_mechanism_info(number)
+    except python_pkcs11().PKCS11Error:
+        return None
+    return MechanismInfo(info.min_key_length or 0, info.max_key_length or 0, int(info.flags))

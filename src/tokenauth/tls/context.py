@@ -1,0 +1,165 @@
+"""SSL contexts that authenticate with a key in a token."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import ssl
+import weakref
+from ctypes import CFUNCTYPE, c_int, c_void_p
+from typing import TYPE_CHECKING, Any
+
+from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, UnsupportedOpenSSL
+from tokenauth.identity.identity import Identity
+from tokenauth.pin import as_source
+from tokenauth.pkcs11.discovery import discover
+from tokenauth.tls import exchange
+from tokenauth.tls.connections import TokenSSLObject, TokenSSLSocket
+from tokenauth.tls.openssl import openssl
+from tokenauth.tls.selection import CertificateRequest, Selector, Wanted
+from tokenauth.uri import TokenURI
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokenauth.pin import PinSource
+    from tokenauth.tls.offers import Offer
+
+__all__ = ["configure", "create_context"]
+
+_CERT_CALLBACK = CFUNCTYPE(c_int, c_void_p, c_void_p)
+
+#: The number that OpenSSL hands to the callback: which selector. They live as long as their contexts.
+_selectors: weakref.WeakValueDictionary[int, Selector] = weakref.WeakValueDictionary()
+_numbers = itertools.count(1)
+
+
+def _certificate_wanted(connection: int, number: int) -> int:
+    """``SSL_CTX_set_cert_cb``: the server asked for a certificate, after its own was verified."""
+    try:
+        selector = _selectors.get(number)
+        offer = selector.answer(connection) if selector is not None else None
+        if offer is not None:
+            _use(openssl().SSL_use_cert_and_key, connection, offer)
+    except BaseException as error:  # noqa: BLE001 - nothing may unwind into C; the connection raises it again
+        exchange.keep(error)
+        return 0
+    return 1
+
+
+def _use(function: Any, target: int, offer: Offer) -> None:
+    """Put certificate, key and chain on a connection or a context."""
+    if not function(target, offer.certificate.address, offer.pkey.address, offer.stack, 1):
+        raise UnsupportedOpenSSL(
+            f"OpenSSL does not take the identity {offer.identity.uri}: {openssl().errors()}",
+            hint="if its key is short or its hash old, lower the context's security level: set_ciphers('...@SECLEVEL=1')",
+        )
+
+
+_callback = _CERT_CALLBACK(_certificate_wanted)
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(_callback))  # OpenSSL may reach it until the process ends
+
+
+def create_context(
+    uri: str | TokenURI | Identity = "pkcs11:",
+    *,
+    pin: str | PinSource | None = None,
+    module: str | None = None,
+    cafile: str | None = None,
+    capath: str | None = None,
+    cadata: str | bytes | None = None,
+    server_side: bool = False,
+    choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None = None,
+) -> ssl.SSLContext:
+    """Make an :class:`ssl.SSLContext` that authenticates with a key in a token.
+
+    A client's context verifies the server and its name exactly as :func:`ssl.create_default_context` does. It looks
+    at tokens, asks for a PIN and signs only when a server asks for a certificate.
+
+    Args:
+        uri: a ``pkcs11:`` URI (RFC 7512) that selects the identities to choose from; a bare word is a token's
+            label; an :class:`~tokenauth.Identity` is used whatever the server asks for.
+        pin: the PIN, or where to get it: see :mod:`tokenauth.pin`. None: what the URI's ``pin-source`` or
+            ``pin-value`` says, and nothing is asked.
+        module: path of the only PKCS#11 module to look at.
+        cafile: file of CA certificates (PEM) to trust instead of the system's.
+        capath: directory of CA certificates to trust instead of the system's.
+        cadata: CA certificates (PEM text or DER bytes) to trust instead of the system's.
+        server_side: make a server's context. Its identity is chosen, and its key logged in to, here and now.
+        choose: called with the identities that all suit a server, and with its request, when there are several;
+            returns one of them, or None to send no certificate. Without it several are an error.
+
+    Raises:
+        InvalidURI: the URI is wrong.
+        ModuleError: the module asked for does not exist.
+        UnsupportedOpenSSL: this Python's OpenSSL can not do it.
+        TokenAuthError: for a server's context, whatever keeps its key from being used.
+    """
+    purpose = ssl.Purpose.CLIENT_AUTH if server_side else ssl.Purpose.SERVER_AUTH
+    context = ssl.create_default_context(purpose, cafile=cafile, capath=capath, cadata=cadata)
+    pin = as_source(pin)
+    configure(context, uri, pin=pin, module=module, choose=choose)
+    return context
+
+
+def configure(
+    context: ssl.SSLContext,
+    uri: str | TokenURI | Identity = "pkcs11:",
+    *,
+    pin: str | PinSource | None = None,
+    module: str | None = None,
+    choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None = None,
+) -> None:
+    """Make a context that exists already authenticate with a key in a token.
+
+    What the context verifies and which TLS versions it speaks stay as they are. A certificate loaded into it before
+    is not used any more.
+
+    Args:
+        context: a client's or a server's context; do this before its first connection.
+        uri: as in :func:`create_context`.
+        pin: as in :func:`create_context`.
+        module: as in :func:`create_context`.
+        choose: as in :func:`create_context`.
+
+    Raises:
+        as :func:`create_context`.
+    """
+    pin = as_source(pin)
+    fixed = uri if isinstance(uri, Identity) else None
+    parsed = TokenURI.from_user(fixed.uri if fixed else uri)  # type: ignore[arg-type]
+    if fixed is None:
+        discover(module or parsed.module_path, module_name=parsed.module_name)  # a module that is not there fails now
+    selector = Selector(Wanted(parsed, fixed, pin, module, choose))
+    address = openssl().pointer(context)
+    configured: Any = context
+    if context.protocol == ssl.PROTOCOL_TLS_SERVER:
+        offer = _server_offer(selector)
+        _use(openssl().SSL_CTX_use_cert_and_key, address, offer)
+    else:
+        number = next(_numbers)
+        _selectors[number] = selector
+        openssl().SSL_CTX_set_cert_cb(address, ctypes.cast(_callback, c_void_p), number)
+    configured._tokenauth = selector  # noqa: SLF001 - keeps it alive as long as the context
+    configured.sslsocket_class = TokenSSLSocket
+    configured.sslobject_class = TokenSSLObject
+
+
+def _server_offer(selector: Selector) -> Offer:
+    """A server's one identity, logged in to: a wrong PIN stops the server and not its first client."""
+    offers = selector.offers()
+    fit = [offer for offer in offers if selector.wanted.identity or offer.certificate.allows("tls-server")]
+    fit = [offer for offer in fit if offer.certificate.valid_now()]
+    shown = selector.wanted.uri.without_pin()
+    if not fit:
+        problems = "; ".join(f"{offer.identity.uri}: {_why_not(offer)}" for offer in offers)
+        raise IdentityNotFound(f"no identity that {shown} selects can be a server's: {problems}")
+    if len(fit) > 1:
+        raise AmbiguousIdentity(f"{shown} selects {len(fit)} servers' identities", [o.identity.uri for o in fit])
+    fit[0].key.prepare("to start the server")
+    return fit[0]
+
+
+def _why_not(offer: Offer) -> str:
+    problems = offer.identity.problems
+    return problems[0] if problems else "its key usage or extended key usage does not allow TLS server authentication"
