@@ -21,17 +21,39 @@ from __future__ import annotations
 import functools
 import os.path
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenauth.errors import InvalidURI
 
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Iterable, Iterator
-    from typing import ParamSpec, TypeVar, Unpack
+    from typing import ParamSpec, TypedDict, TypeVar, Unpack
 
     P = ParamSpec("P")
     R = TypeVar("R")
+
+    class _Attributes(TypedDict, total=False):
+        library_manufacturer: str | None
+        library_description: str | None
+        library_version: tuple[int, int] | None
+        slot_manufacturer: str | None
+        slot_description: str | None
+        slot_id: int | None
+        token: str | None
+        manufacturer: str | None
+        model: str | None
+        serial: str | None
+        id: bytes | None
+        object: str | None
+        type: str | None
+        pin_source: str | None
+        pin_value: str | None
+        module_name: str | None
+        module_path: str | None
+        vendor_path: Iterable[tuple[str, bytes]]
+        vendor_query: Iterable[tuple[str, bytes]]
+
 
 __all__ = ["LibraryInfo", "ObjectInfo", "SlotInfo", "TokenInfo", "TokenURI"]
 
@@ -166,7 +188,7 @@ _COMMON = r"A-Za-z0-9\-._~:\[\]@!$'()*+,="
 _B, _X = f"[{_BLANKS}]*+", "[0-9A-Fa-f]"
 _PATH_COMPONENT = _Component(_PATH, ";", re.compile(f"(?:[{_COMMON}&{_BLANKS}]|%{_B}{_X}{_B}{_X})*+"))
 _QUERY_COMPONENT = _Component(_QUERY, "&", re.compile(f"(?:[{_COMMON}/?|{_BLANKS}]|%{_B}{_X}{_B}{_X})*+"))
-_PIN_VALUE = re.compile(f"{_B}(?:[{_COMMON}/?|]|%{_X}{_X})*+{_B}")
+_PIN_VALUE = re.compile(rf"{_B}(?:[{_COMMON}/?|]|%{_X}{_X})*+(?:{_B}\Z)?")
 _NAME = re.compile(r"[A-Za-z0-9_\-]+")
 _SCHEME = re.compile(r"\s*pkcs11:", re.ASCII | re.IGNORECASE)
 
@@ -333,28 +355,6 @@ class ObjectInfo(NamedTuple):
     label: str | None
     id: bytes | None
     type: str
-
-
-class _Attributes(TypedDict, total=False):
-    library_manufacturer: str | None
-    library_description: str | None
-    library_version: tuple[int, int] | None
-    slot_manufacturer: str | None
-    slot_description: str | None
-    slot_id: int | None
-    token: str | None
-    manufacturer: str | None
-    model: str | None
-    serial: str | None
-    id: bytes | None
-    object: str | None
-    type: str | None
-    pin_source: str | None
-    pin_value: str | None
-    module_name: str | None
-    module_path: str | None
-    vendor_path: Iterable[tuple[str, bytes]]
-    vendor_query: Iterable[tuple[str, bytes]]
 
 
 class TokenURI:

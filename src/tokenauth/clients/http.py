@@ -127,3 +127,12 @@ class Session(requests.Session):
         self.verify = verify
         pin = as_source(pin)
         self.mount("https://", TokenAdapter(uri, pin=pin, module=module, choose=choose))
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        """As in requests, but ``REQUESTS_CA_BUNDLE`` does not override a ``verify`` that this session was given.
+
+        In requests it does, so that ``Session.verify = PATH`` is silently not what is trusted.
+        """
+        if verify in {None, True} and self.verify is not True:
+            verify = self.verify
+        return super().merge_environment_settings(url, proxies, stream, verify, cert)

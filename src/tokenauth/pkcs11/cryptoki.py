@@ -17,21 +17,29 @@ from __future__ import annotations
 import ctypes
 import sys
 from ctypes import POINTER, Structure, byref, c_char_p, c_ubyte, c_ulong, c_void_p
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenauth.errors import ModuleError
 from tokenauth.pkcs11 import returnvalues as rv
 from tokenauth.pkcs11.returnvalues import ReturnValue
 
-__all__ = ["Cryptoki", "Mechanism"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Cryptoki", "Initialised", "Mechanism"]
 
 _CKF_OS_LOCKING_OK = 0x2
-_CKU_USER, _CKU_CONTEXT_SPECIFIC = 1, 2
+#: CKU_SO, CKU_USER, CKU_CONTEXT_SPECIFIC
+_USERS = {"so": 0, "user": 1, "operation": 2}
+_LABEL_SIZE = 32  # CK_TOKEN_INFO.label, padded with blanks
 _LARGEST_SIGNATURE = 2048  # bytes: RSA with 16384 bits
 
 #: Position in CK_FUNCTION_LIST (PKCS #11 v2.40 onwards never moves them) and the arguments' types.
 _FUNCTIONS: dict[str, tuple[int, tuple[Any, ...]]] = {
     "C_Initialize": (0, (c_void_p,)),
+    "C_Finalize": (1, (c_void_p,)),
+    "C_InitToken": (9, (c_ulong, c_void_p, c_ulong, c_char_p)),
     "C_Login": (18, (c_ulong, c_ulong, c_void_p, c_ulong)),
     "C_Logout": (19, (c_ulong,)),
     "C_SignInit": (42, (c_ulong, c_void_p, c_ulong)),
@@ -80,6 +88,20 @@ class Initialised(NamedTuple):
 
     thread_safe: bool
     by_us: bool
+
+
+@contextmanager
+def _wiped(pin: str | None) -> Iterator[tuple[int | None, int]]:
+    """A copy of a PIN for C: its address and length in bytes; overwritten afterwards. None stays None."""
+    if pin is None:
+        yield None, 0
+        return
+    buffer = bytearray(pin, "utf-8")
+    del pin
+    try:
+        yield ctypes.addressof((c_ubyte * len(buffer)).from_buffer(buffer)), len(buffer)
+    finally:
+        buffer[:] = bytes(len(buffer))
 
 
 class Cryptoki:
@@ -136,27 +158,42 @@ class Cryptoki:
             raise ModuleError(f"{self._path} can not be initialised", ckr=rv.name_of(value))
         return Initialised(thread_safe=False, by_us=value == rv.CKR_OK)
 
-    def login(self, session: int, pin: str | None, *, context_specific: bool = False) -> None:
-        """Log the user in.
+    def finalise(self) -> None:
+        """Undo :meth:`initialise`: every session, login and handle is gone.
+
+        Raises:
+            ReturnValue: the module refused.
+        """
+        self._call("C_Finalize", None)
+
+    def login(self, session: int, pin: str | None, user: str = "user") -> None:
+        """Log in.
 
         Args:
             session: a session's handle.
             pin: the PIN; None for a token that asks for it on its own pad.
-            context_specific: for the operation just begun on a key that asks each time.
+            user: ``user``, ``so`` (the security officer), or ``operation``: the user once more, for the operation just
+                begun with a key that asks each time.
 
         Raises:
             ReturnValue: the token refused.
         """
-        user = _CKU_CONTEXT_SPECIFIC if context_specific else _CKU_USER
-        if pin is None:
-            self._call("C_Login", session, user, None, 0)
-            return
-        buffer = bytearray(pin, "utf-8")
-        pin_bytes = (c_ubyte * len(buffer)).from_buffer(buffer)
-        try:
-            self._call("C_Login", session, user, ctypes.addressof(pin_bytes), len(buffer))
-        finally:
-            buffer[:] = bytes(len(buffer))
+        with _wiped(pin) as (address, size):
+            self._call("C_Login", session, _USERS[user], address, size)
+
+    def init_token(self, slot: int, so_pin: str, label: str) -> None:
+        """Initialise the token in a slot, which destroys all that is on it.
+
+        Args:
+            slot: the slot's number.
+            so_pin: the security officer's PIN: a new one for a blank token, or else the one it has.
+            label: at most 32 bytes of UTF-8.
+
+        Raises:
+            ReturnValue: the token refused.
+        """
+        with _wiped(so_pin) as (address, size):
+            self._call("C_InitToken", slot, address, size, label.encode().ljust(_LABEL_SIZE))
 
     def logout(self, session: int) -> None:
         """Log the user out, in all sessions of this process.

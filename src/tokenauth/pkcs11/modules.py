@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, NamedTuple
 
-from tokenauth.errors import ModuleError
+from tokenauth.errors import ModuleError, TokenNotFound
 from tokenauth.pkcs11 import binding
 from tokenauth.pkcs11.cryptoki import Cryptoki
-from tokenauth.pkcs11.returnvalues import name_of_exception
+from tokenauth.pkcs11.returnvalues import ReturnValue, name_of_exception
 from tokenauth.pkcs11.tokens import Token
 from tokenauth.uri import LibraryInfo
 
@@ -92,6 +92,33 @@ class Module:
                 if handle.flags & pkcs11.TokenFlag.TOKEN_INITIALIZED:
                     tokens.append(self._token(handle))
         return tokens, failures
+
+    def blank_slot(self) -> int:
+        """The number of a slot whose token is not initialised yet.
+
+        Raises:
+            TokenNotFound: there is none.
+        """
+        pkcs11 = binding.python_pkcs11()
+        with self.guard():
+            for slot in self._library.get_slots(token_present=True):
+                if not slot.get_token().flags & pkcs11.TokenFlag.TOKEN_INITIALIZED:
+                    return int(slot.slot_id)
+        raise TokenNotFound(f"{self.path} shows no slot with a blank token")
+
+    def reload(self) -> None:
+        """Finalise and initialise the module, so that it reads its configuration anew; all its tokens become stale.
+
+        Raises:
+            ModuleError: it can not be initialised again.
+        """
+        with self.guard():
+            for token in self._tokens.values():
+                token.stale = True
+            self._tokens.clear()
+            with suppress(ReturnValue):
+                self.cryptoki.finalise()
+            self.cryptoki.initialise()
 
     def _token(self, handle: Any) -> Token:
         serial = handle.serial.decode("utf-8", "replace").rstrip("\0 ")

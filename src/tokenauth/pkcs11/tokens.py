@@ -60,6 +60,7 @@ class Token:
         module: the path of its module.
         info: label, manufacturer, model and serial number.
         slot: the slot that it is in.
+        stale: its module was initialised again since; all its sessions are gone.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Token:
         self._login_lock = threading.Lock()
         self._logged_in = False
         self._refused: set[bytes] = set()
+        self.stale = False
 
     def __repr__(self) -> str:
         return f"<Token {self.info.label!r} in slot {self.slot.id} of {self.module}>"
@@ -132,6 +134,20 @@ class Token:
         """
         with self._translate(doing), self._sessions.session() as session:
             yield session
+
+    @contextmanager
+    def writable_session(self, doing: str) -> Iterator[Any]:
+        """Open one of python-pkcs11's sessions that may write, and close it afterwards.
+
+        Raises:
+            TokenAuthError: what the token answered, in the block or before it.
+        """
+        with self._translate(doing):
+            session = self._handle.open(rw=True)
+            try:
+                yield session
+            finally:
+                session.close()
 
     def refresh(self) -> None:
         """Read the token's flags again.

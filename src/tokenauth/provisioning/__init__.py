@@ -1,0 +1,1 @@
+"""Writing to tokens: keys generated in them, certificates put beside the keys."""
