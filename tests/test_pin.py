@@ -274,14 +274,18 @@ def test_fd_in_non_blocking_mode_waits_for_the_whole_line() -> None:
 
 
 def test_fd_is_read_once_by_many_threads() -> None:
-    with pipe_with(SECRET.encode() + b"\n24680\n") as reader:
-        source = Fd(reader)
-        found: list[str] = []
-        threads = [threading.Thread(target=lambda: found.append(source(REQUEST))) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    reader, writer = os.pipe()
+    source = Fd(reader)
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(source(REQUEST))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)  # all wait now
+    os.write(writer, SECRET.encode() + b"\n")
+    os.close(writer)
+    for thread in threads:
+        thread.join()
+    os.close(reader)
     assert found == [SECRET] * 8
 
 
@@ -428,6 +432,11 @@ def test_other_uri_pin_sources_are_refused_and_not_shown(text: str) -> None:
     assert_hidden(caught.value)
 
 
+def test_a_command_as_pin_source_is_refused_in_so_many_words() -> None:
+    with pytest.raises(InvalidURI, match="is a command, which is not run"):
+        from_uri(UriPin(pin_source="|/usr/bin/pin"))
+
+
 def test_a_uri_with_both_attributes_is_refused() -> None:
     with pytest.raises(InvalidURI, match="both") as caught:
         from_uri(UriPin(SECRET, "/run/pin"))
@@ -507,7 +516,8 @@ Path(outcome + ".pid").write_text(str(os.getpid()))
 if where == "main":
     ask()
 else:
-    threading.Thread(target=ask, daemon=True).start()
+    for _ in where.split():
+        threading.Thread(target=ask, daemon=True).start()
     while not Path(outcome + ".end").exists():
         time.sleep(0.01)
 """
@@ -552,9 +562,9 @@ class Terminal:
     def type(self, text: str) -> None:
         self.spawned.send(text)
 
-    def echoes(self) -> bool:
+    def echoes(self, mode: str = " icanon") -> bool:
         """Whether the listing of ``stty -a`` that comes next says that the echo is on."""
-        self.spawned.expect(r"icanon.*?([ -])echo\s")
+        self.spawned.expect(mode + r".*?([ -])echo\s")
         return str(self.spawned.match[1]) == " "
 
     def close(self) -> str:
@@ -658,18 +668,43 @@ class TestPromptOnATerminal:
         child = Child.make(tmp_path)
         terminal = Terminal.running(child.command, before="stty raw -echo")
         terminal.wait_for(QUESTION)
-        terminal.type(SECRET + "\r")
+        terminal.type("9\x7f" + SECRET + "\r")  # line mode: the erase key works
         terminal.wait_for("status <0>")
-        assert not terminal.echoes()
+        assert not terminal.echoes(mode="-icanon")
         assert SECRET not in terminal.close()
         assert child.outcome.read_text() == f"PIN {SECRET}"
 
     def test_what_is_pasted_after_the_pin_does_not_reach_the_shell(self, tmp_path: Path) -> None:
         child = Child.make(tmp_path)
-        terminal = Terminal.running(child.command + "; sleep 0.2")
+        terminal = Terminal.running(child.command + "; printf 'next: '; read -r line; echo \"<$line>\"")
         terminal.wait_for(QUESTION)
         terminal.type(f"{SECRET}\n{SECRET}\n")
+        terminal.wait_for("next: ")
+        terminal.type("typed later\n")
+        terminal.wait_for("<typed later>")
+        assert SECRET not in terminal.close()
+
+    def test_control_c_works_on_a_terminal_left_raw(self, tmp_path: Path) -> None:
+        child = Child.make(tmp_path)
+        terminal = Terminal.running(child.command, before="stty raw -echo")
+        terminal.wait_for(QUESTION)
+        terminal.type("\x03")
         terminal.wait_for("status <0>")
+        terminal.close()
+        assert child.outcome.read_text().startswith("KeyboardInterrupt")
+
+    def test_two_threads_ask_one_after_the_other(self, tmp_path: Path) -> None:
+        child = Child.make(tmp_path, where="thread thread")
+        terminal = Terminal.running(child.command)
+        terminal.wait_for(QUESTION)
+        assert terminal.spawned.expect_exact([QUESTION, pexpect.TIMEOUT], timeout=0.5) == 1
+        terminal.type(SECRET + "\n")
+        terminal.wait_for(QUESTION)
+        terminal.type(SECRET + "\n")
+        wait_until(child.outcome.exists)
+        Path(f"{child.outcome}.end").touch()
+        terminal.wait_for("status <0>")
+        assert terminal.echoes()
         assert SECRET not in terminal.close()
 
 

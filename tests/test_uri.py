@@ -274,6 +274,9 @@ def everything_shown(error: BaseException) -> str:
         f"pkcs11:?PIN-VALUE={SECRET}#",
         f"pkcs11:token=%?pin-value={SECRET}",
         f"pkcs12:?pin-value={SECRET}",
+        f"pkcs11:token=dev&pin-value={SECRET}",
+        f"pkcs11:token=dev?pin-source=file:/x?pin-value={SECRET}",
+        f"pkcs11:token=dev?module-name=x;pin-value={SECRET}",
         f"pkcs11:?pin-value={SECRET}&a=" + "x" * 65536,
     ],
 )

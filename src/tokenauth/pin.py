@@ -215,7 +215,7 @@ class File:
     def _warn_if_open_to_others(self, raw: io.FileIO) -> None:
         mode = os.fstat(raw.fileno()).st_mode
         if os.name == "posix" and stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
-            import logging  # noqa: PLC0415 - loaded at use
+            import logging
 
             logging.getLogger("tokenauth").warning(
                 "other users can read PIN file %r (mode %03o); make its mode 600", self._path, stat.S_IMODE(mode)
@@ -331,7 +331,7 @@ def _collect_keys(read_key: Callable[[], str], typed: _Buffer) -> None:
 if sys.platform == "win32":
 
     def _ask(request: PinRequest) -> _GivenPin:
-        import msvcrt  # noqa: PLC0415 - there on Windows only
+        import msvcrt
 
         try:
             io.FileIO("CONIN$").close()
@@ -374,7 +374,7 @@ else:
 
         def ask(self) -> None:
             """Catch signals that would leave the echo off, switch it off and show the question."""
-            import signal  # noqa: PLC0415 - loaded at use
+            import signal
 
             self._asking = True
             atexit.register(self._restore)  # the end of a process does not wait for a daemon thread that asks
@@ -388,7 +388,7 @@ else:
 
         def close(self) -> None:
             """Put echo and signals back as they were."""
-            import signal  # noqa: PLC0415 - loaded at use
+            import signal
 
             self._asking = False
             self._restore()
@@ -412,7 +412,7 @@ else:
 
         def _on_signal(self, number: int, _frame: FrameType | None) -> None:
             """Let the signal stop or end the process with the echo on; ask again if the process goes on."""
-            import signal  # noqa: PLC0415 - loaded at use
+            import signal
 
             self._restore()
             signal.signal(number, signal.SIG_DFL)
@@ -503,8 +503,8 @@ def from_uri(uri: PinAttributes) -> PinSource | None:
 
 def _local_path(text: str) -> str | None:
     """The path in an absolute path or a ``file:`` URI with no host or "localhost" (RFC 8089), else None."""
-    from pathlib import Path  # noqa: PLC0415 - loaded at use
-    from urllib.parse import unquote_to_bytes  # noqa: PLC0415 - loaded at use
+    from pathlib import Path
+    from urllib.parse import unquote_to_bytes
 
     if match := re.fullmatch(r"file:(?://(?:localhost)?)?(/(?!/).*)", text, re.DOTALL | re.IGNORECASE):
         path = os.fsdecode(unquote_to_bytes(match[1]))

@@ -170,7 +170,7 @@ _TOKEN = ("token", "manufacturer", "model", "serial")
 _OBJECT = ("object", "id", "type")
 
 
-def _accepted(kind: _Kind, value: Any) -> Any:  # noqa: ANN401 -- of the attribute's own type
+def _accepted(kind: _Kind, value: Any) -> Any:
     """The value without padding, or None if the rule of its kind is broken."""
     if value is None:
         return None
@@ -236,7 +236,10 @@ def _pieces(text: str, component: _Component, start: int) -> Iterator[_Piece]:
                 raise _fault(name, f"at position {position} is in the wrong place", f"write it {where}")
         allowed = _PIN_VALUE if name == "pin-value" else component.value
         _check_characters(name, value, allowed, start + len(part) - len(value))
-        yield _Piece(name, value.translate(_NO_BLANKS), position)
+        value = value.translate(_NO_BLANKS)
+        if "pin-value=" in value.lower():  # 'token=dev&pin-value=1' is well-formed, and would show the PIN in a label
+            raise _fault(name, f"at position {position} swallows a pin-value", "write '?' first, then '&' between them")
+        yield _Piece(name, value, position)
         start += len(part) + 1
 
 
@@ -305,7 +308,7 @@ def _comparable(value: object, padding: str) -> object:
     value = value.rstrip(padding) if padding else value
     if value.isascii():
         return value
-    import unicodedata  # noqa: PLC0415 -- few names need it
+    import unicodedata  # few names need it
 
     return unicodedata.normalize("NFC", value)
 
@@ -485,7 +488,7 @@ class TokenURI:
         query += [f"{name}={_encode_query(octets)}" for name, octets in self.vendor_query]
         return "pkcs11:" + ";".join(path) + ("?" if query else "") + "&".join(query)
 
-    def _value(self, name: str) -> Any:  # noqa: ANN401 -- of the attribute's own type
+    def _value(self, name: str) -> Any:
         return getattr(self, name.replace("-", "_"))
 
     def matches(

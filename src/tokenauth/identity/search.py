@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tokenauth.pin import PinSource
 
-__all__ = ["Inventory", "TokenEntry", "credentials_for", "identities", "identity", "take_inventory"]
+__all__ = ["Inventory", "TokenEntry", "as_uri", "credentials_for", "identities", "identity", "take_inventory"]
 
 #: CKA_CERTIFICATE_CATEGORY (PKCS #11 v3.1 section 4.6.2).
 _AUTHORITY = 2
@@ -46,6 +46,15 @@ class Inventory(NamedTuple):
     entries: tuple[TokenEntry, ...]
     failures: tuple[TokenAuthError, ...]
     modules: int
+
+
+def as_uri(uri: str | TokenURI) -> TokenURI:
+    """A URI as given by a user: text is parsed, and a bare word is a token's label.
+
+    Raises:
+        InvalidURI: the text is no such URI.
+    """
+    return uri if isinstance(uri, TokenURI) else TokenURI.from_user(uri)
 
 
 def credentials_for(pin: str | PinSource | None, uri: TokenURI, reason: str = "") -> Credentials:
@@ -159,7 +168,7 @@ def identities(uri: str | TokenURI = "pkcs11:", *, module: str | None = None) ->
         InvalidURI: the URI is wrong.
         ModuleError: there is no module, or the one asked for does not load.
     """
-    return distinct(take_inventory(TokenURI.from_user(uri), module=module))
+    return distinct(take_inventory(as_uri(uri), module=module))
 
 
 def distinct(inventory: Inventory) -> list[Identity]:
@@ -190,7 +199,7 @@ def identity(
         AmbiguousIdentity: several identities match; ``candidates`` has their URIs.
     """
     pin = as_source(pin)
-    parsed = TokenURI.from_user(uri)
+    parsed = as_uri(uri)
     found = require_some(take_inventory(parsed, module=module, pin=pin), parsed)
     if len(found) > 1:
         raise AmbiguousIdentity(

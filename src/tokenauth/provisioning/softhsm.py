@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,15 @@ from tokenauth.pkcs11.returnvalues import ReturnValue, error_for
 if TYPE_CHECKING:
     from tokenauth.pkcs11.tokens import Token
 
-__all__ = ["CONFIGURATION", "new_token", "softhsm_module", "write_configuration"]
+__all__ = [
+    "CONFIGURATION",
+    "configuration_in_use",
+    "new_token",
+    "remove_token",
+    "softhsm_module",
+    "use_configuration",
+    "write_configuration",
+]
 
 #: The environment variable that names SoftHSM's configuration file.
 CONFIGURATION = "SOFTHSM2_CONF"
@@ -63,6 +72,12 @@ def write_configuration(directory: Path) -> Path:
     return configuration
 
 
+def configuration_in_use() -> Path | None:
+    """The configuration file that this process was told to use; None for what the system says."""
+    name = os.environ.get(CONFIGURATION)
+    return Path(name) if name else None
+
+
 def use_configuration(configuration: Path | None) -> Module:
     """Let SoftHSM in this process, and in processes that it starts, use a configuration.
 
@@ -108,3 +123,12 @@ def new_token(module: Module, label: str, so_pin: str, pin: str) -> Token:
     except ReturnValue as error:
         raise error_for(error.name, "initialising the token", label) from None
     return token
+
+
+def remove_token(directory: Path, serial: str) -> None:
+    """Delete a token from the directory that :func:`write_configuration` made.
+
+    SoftHSM names a token's directory by a UUID that ends with the serial number.
+    """
+    for found in (directory / "tokens").glob(f"*-{serial[:4]}-{serial[4:]}*"):
+        shutil.rmtree(found)

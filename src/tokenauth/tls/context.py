@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, UnsupportedOpenSSL
 from tokenauth.identity.identity import Identity
+from tokenauth.identity.search import as_uri
 from tokenauth.pin import as_source
 from tokenauth.pkcs11.discovery import discover
 from tokenauth.tls import exchange
 from tokenauth.tls.connections import TokenSSLObject, TokenSSLSocket
 from tokenauth.tls.openssl import openssl
 from tokenauth.tls.selection import CertificateRequest, Selector, Wanted
-from tokenauth.uri import TokenURI
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tokenauth.pin import PinSource
     from tokenauth.tls.offers import Offer
+    from tokenauth.uri import TokenURI
 
 __all__ = ["configure", "create_context"]
 
@@ -127,7 +128,7 @@ def configure(
     """
     pin = as_source(pin)
     fixed = uri if isinstance(uri, Identity) else None
-    parsed = TokenURI.from_user(fixed.uri if fixed else uri)  # type: ignore[arg-type]
+    parsed = as_uri(uri.uri if isinstance(uri, Identity) else uri)
     if fixed is None:
         discover(module or parsed.module_path, module_name=parsed.module_name)  # a module that is not there fails now
     selector = Selector(Wanted(parsed, fixed, pin, module, choose))

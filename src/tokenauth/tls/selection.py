@@ -101,6 +101,11 @@ class Selector:
                 self._offers = self._look()
             return self._offers
 
+    def _forget_stale(self) -> None:
+        offers = self._offers
+        if offers is not None and any(offer.key.token.stale for offer in offers):
+            self.forget()
+
     def _look(self) -> list[Offer]:
         wanted = self.wanted
         if wanted.identity is not None:
@@ -127,6 +132,7 @@ class Selector:
             PinError: the login failed.
             TokenAuthError: whatever else the token answers.
         """
+        self._forget_stale()
         host, authorities = _host(connection), _authorities(connection)
         key = (host, authorities)
         if key in self._answers:
