@@ -74,8 +74,8 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
         path = Path(bundle)
         if not path.exists():
             raise OSError(f"Could not find a suitable TLS CA certificate bundle, invalid path: {bundle}")
-        where = {"capath": bundle} if path.is_dir() else {"cafile": bundle}
-        context = create_context(self._identity, **where, **self._options)
+        cafile, capath = (None, bundle) if path.is_dir() else (bundle, None)
+        context = create_context(self._identity, cafile=cafile, capath=capath, **self._options)
         if verify is False:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -85,7 +85,8 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
         """As in requests: which pool of connections serves a request; ours hold a context each."""
         if cert is not None:
             raise ValueError("cert= names a key file, but this session authenticates with a token: leave it out")
-        host, pool = super().build_connection_pool_key_attributes(request, verify, cert)
+        host, settings = super().build_connection_pool_key_attributes(request, verify, cert)
+        pool: dict[str, Any] = dict(settings)
         if host["scheme"] == "https":
             for setting in ("ca_certs", "ca_cert_dir", "ca_cert_data"):
                 pool.pop(setting, None)

@@ -29,14 +29,14 @@ def parse(der: bytes) -> x509.Certificate:
     Raises:
         ValueError: it is none.
     """
-    from cryptography import x509  # noqa: PLC0415 - slow to import
+    from cryptography import x509
 
     return x509.load_der_x509_certificate(der)
 
 
 def _extension(certificate: x509.Certificate, kind: str) -> Any:
     """The value of an extension by the name of cryptography's class; None if it has none."""
-    from cryptography import x509  # noqa: PLC0415 - slow to import
+    from cryptography import x509
 
     try:
         return certificate.extensions.get_extension_for_class(getattr(x509, kind)).value
@@ -68,10 +68,7 @@ def purposes_of(certificate: x509.Certificate) -> list[str]:
 
     def allows(purpose: str) -> bool:
         wanted, bit = _PURPOSES[purpose]
-        if usage is None:
-            bit_set = bool(wanted)
-        else:
-            bit_set = getattr(usage, bit)
+        bit_set = bool(wanted) if usage is None else bool(getattr(usage, bit))
         return bit_set and (not wanted or oids is None or bool(oids & {wanted, ANY_USAGE}))
 
     return [purpose for purpose in _PURPOSES if allows(purpose)]
@@ -99,7 +96,7 @@ def problems_of(certificate: x509.Certificate, now: datetime.datetime) -> list[s
 
 def issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Whether the issuer's name and signature are on a certificate."""
-    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm  # noqa: PLC0415 - slow to import
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
     try:
         certificate.verify_directly_issued_by(issuer)

@@ -107,7 +107,7 @@ class Identity:
     @cached_property
     def private_key(self) -> Any:
         """The private key, as one of ``cryptography``'s; it signs through the token and never leaves it."""
-        from tokenauth.pkcs11.private_keys import private_key, shape_of  # noqa: PLC0415 - slow to import
+        from tokenauth.pkcs11.private_keys import private_key, shape_of
 
         public_key = self.certificate.public_key()
         return private_key(self.token_key(shape_of(public_key)), public_key)

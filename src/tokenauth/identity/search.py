@@ -62,9 +62,7 @@ def credentials_for(pin: str | PinSource | None, uri: TokenURI, reason: str = ""
     return Credentials(as_source(pin) or from_uri(uri), reason)
 
 
-def take_inventory(
-    uri: TokenURI, *, module: str | None = None, pin: str | PinSource | None = None
-) -> Inventory:
+def take_inventory(uri: TokenURI, *, module: str | None = None, pin: str | PinSource | None = None) -> Inventory:
     """Look at all tokens that a URI selects, and at the identities on them that it selects. Never logs in.
 
     Args:

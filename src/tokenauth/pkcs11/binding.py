@@ -42,7 +42,7 @@ def python_pkcs11() -> Any:
     if "pkcs11" not in sys.modules:
         sys.meta_path.insert(0, _DeferUtil)
         try:
-            import pkcs11  # noqa: F401, PLC0415 - loaded at use: see above
+            import pkcs11  # noqa: F401 - loaded at use: see above
         finally:
             sys.meta_path.remove(_DeferUtil)
     return sys.modules["pkcs11"]
@@ -66,11 +66,11 @@ def load(path: str, cryptoki: Cryptoki) -> tuple[Any, Initialised]:
         ModuleError: it can not be initialised.
     """
     python_pkcs11()
-    from pkcs11 import _pkcs11  # noqa: PLC0415 - loaded at use
+    from pkcs11 import _pkcs11
 
     initialised: list[Initialised] = []
 
-    class Library(_pkcs11.lib):  # type: ignore[misc]
+    class Library(_pkcs11.lib):
         def initialize(self) -> None:
             if not initialised:
                 initialised.append(cryptoki.initialise())

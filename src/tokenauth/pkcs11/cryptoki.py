@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from ctypes import POINTER, Structure, byref, c_char_p, c_ubyte, c_ulong, c_void_p
 from contextlib import contextmanager
+from ctypes import POINTER, Structure, byref, c_char_p, c_ubyte, c_ulong, c_void_p
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenauth.errors import ModuleError

@@ -153,7 +153,7 @@ def discover(
     """
     found = survey(explicit, environ=environ, module_name=module_name, module_path=module_path)
     if found.problems:
-        import logging  # noqa: PLC0415 - not worth its time when there is nothing to say
+        import logging
 
         for problem in found.problems:
             logging.getLogger(PROGRAM).warning("%s", problem)

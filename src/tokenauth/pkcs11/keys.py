@@ -136,6 +136,7 @@ def matching_key(reference: KeyReference, keys: tuple[KeyObject, ...]) -> KeyObj
 
     Of several with the same ``CKA_ID`` or label the one that the certificate is for is taken.
     """
+
     def for_certificate(key: KeyObject) -> bool:
         return bool(key.public and reference.certificate and carries(reference.certificate, key.public))
 
@@ -155,7 +156,7 @@ def ecdsa_der(raw: bytes) -> bytes:
     """
     half = len(raw) // 2
     numbers = b"".join(map(_der_integer, (raw[:half], raw[half:])))
-    length = bytes([len(numbers)]) if len(numbers) < 0x80 else bytes([0x81, len(numbers)])  # noqa: PLR2004
+    length = bytes([len(numbers)]) if len(numbers) < 0x80 else bytes([0x81, len(numbers)])
     return b"\x30" + length + numbers
 
 

@@ -169,9 +169,9 @@ def unwrapped_point(point: bytes) -> bytes:
 
     A bare uncompressed point starts with 04 as well; its length tells the two apart.
     """
-    if len(point) > 2 and point[0] == _DER_OCTET_STRING:  # noqa: PLR2004
+    if len(point) > 2 and point[0] == _DER_OCTET_STRING:
         if point[1] == len(point) - 2:
             return point[2:]
-        if point[1] == 0x81 and point[2] == len(point) - 3:  # noqa: PLR2004 - a length above 127
+        if point[1] == 0x81 and point[2] == len(point) - 3:
             return point[3:]
     return point

@@ -19,7 +19,7 @@ from tokenauth.pkcs11.mechanisms import KeyShape, SignatureScheme
 if TYPE_CHECKING:
     from tokenauth.pkcs11.keys import TokenKey
 
-__all__ = ["EllipticCurveTokenKey", "Ed25519TokenKey", "RSATokenKey", "private_key", "shape_of"]
+__all__ = ["Ed25519TokenKey", "EllipticCurveTokenKey", "RSATokenKey", "private_key", "shape_of"]
 
 _Bytes = bytes | bytearray | memoryview
 
@@ -51,7 +51,7 @@ class _InToken:
         """Raises: the key can not leave the token."""
         self._stays()
 
-    def private_bytes(self, encoding: Any = None, format: Any = None, encryption_algorithm: Any = None) -> NoReturn:  # noqa: A002, ARG002
+    def private_bytes(self, encoding: Any = None, format: Any = None, encryption_algorithm: Any = None) -> NoReturn:  # noqa: ARG002
         """Raises: the key can not leave the token."""
         self._stays()
 
@@ -75,7 +75,7 @@ class _InToken:
 
 def _digest_of(algorithm: Any) -> str:
     """hashlib's name for a hash of cryptography's; what tokens do not know is refused later, by that name."""
-    algorithm = algorithm._algorithm if isinstance(algorithm, Prehashed) else algorithm  # noqa: SLF001
+    algorithm = algorithm._algorithm if isinstance(algorithm, Prehashed) else algorithm
     name: str = algorithm.name
     return name
 
@@ -113,9 +113,9 @@ def _rsa_scheme(pad: Any, algorithm: Any, bits: int) -> SignatureScheme:
         return SignatureScheme("pkcs1", digest)
     if not isinstance(pad, padding.PSS):
         raise MechanismUnsupported(f"{pad.name} is no padding for signatures that tokens make")
-    if pad.mgf._algorithm.name != digest:  # type: ignore[attr-defined]  # noqa: SLF001 - it has no public name
+    if pad.mgf._algorithm.name != digest:  # type: ignore[attr-defined]
         raise MechanismUnsupported("PSS with two different hashes is not offered by tokens")
-    length: Any = pad._salt_length  # noqa: SLF001 - it has no public name
+    length: Any = pad._salt_length
     if length is padding.PSS.MAX_LENGTH:
         length = -(-(bits - 1) // 8) - algorithm.digest_size - 2  # RFC 8017 section 9.1.1
     return SignatureScheme("pss", digest, length if isinstance(length, int) else None)

@@ -46,11 +46,13 @@ def read_public_key(token: Token, reference: KeyReference) -> Any:
         try:
             return _public_key(found[0])
         except ValueError as error:
-            raise TokenAuthError(f"its public key {reference.label!r} is unusable: {error}", token=token.label) from error
+            raise TokenAuthError(
+                f"its public key {reference.label!r} is unusable: {error}", token=token.label
+            ) from error
 
 
 def _public_key(found: Any) -> Any:
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: PLC0415 - slow to import
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
     pkcs11 = python_pkcs11()
     attribute = pkcs11.Attribute

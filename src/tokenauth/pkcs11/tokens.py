@@ -7,7 +7,7 @@ import hmac
 import secrets
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tokenauth.errors import ModuleError, PinLocked, PinRefused, PinRequired, TokenAuthError
 from tokenauth.pin import PinRequest
@@ -31,7 +31,11 @@ _CKF_LOGIN_REQUIRED, _CKF_PROTECTED_AUTHENTICATION_PATH = 0x4, 0x100
 _CKF_USER_PIN_COUNT_LOW, _CKF_USER_PIN_FINAL_TRY, _CKF_USER_PIN_LOCKED = 0x10000, 0x20000, 0x40000
 _CKF_REMOVABLE_DEVICE = 0x2  # CK_SLOT_INFO
 #: The most serious first.
-_PIN_STATES = ((_CKF_USER_PIN_LOCKED, "locked"), (_CKF_USER_PIN_FINAL_TRY, "final"), (_CKF_USER_PIN_COUNT_LOW, "low"))
+_PIN_STATES: tuple[tuple[int, Literal["low", "final", "locked"]], ...] = (
+    (_CKF_USER_PIN_LOCKED, "locked"),
+    (_CKF_USER_PIN_FINAL_TRY, "final"),
+    (_CKF_USER_PIN_COUNT_LOW, "low"),
+)
 _MOST_SESSIONS = 8
 
 #: Keys the hashes by which refused PINs are remembered, so that they say nothing outside this process.
@@ -63,9 +67,7 @@ class Token:
         stale: its module was initialised again since; all its sessions are gone.
     """
 
-    def __init__(
-        self, module: str, cryptoki: Cryptoki, guard: AbstractContextManager[Any], handle: Any
-    ) -> None:
+    def __init__(self, module: str, cryptoki: Cryptoki, guard: AbstractContextManager[Any], handle: Any) -> None:
         slot = handle.slot
         serial = handle.serial.decode("utf-8", "replace").rstrip("\0 ")
         self.module = module
@@ -102,7 +104,7 @@ class Token:
         return bool(self._flags & _CKF_PROTECTED_AUTHENTICATION_PATH)
 
     @property
-    def pin_state(self) -> str:
+    def pin_state(self) -> Literal["ok", "low", "final", "locked"]:
         """``ok``, ``low`` (a wrong PIN was entered), ``final`` (one try left) or ``locked``, as last read."""
         return next((state for flag, state in _PIN_STATES if self._flags & flag), "ok")
 
@@ -203,8 +205,9 @@ class Token:
     def _ask(self, credentials: Credentials) -> str:
         if credentials.source is None:
             raise PinRequired("a PIN is needed to use its key, and none was given", token=self.label)
+        tries = "final" if self.pin_state == "locked" else self.pin_state
         pin = credentials.source(
-            PinRequest(self.label, self.info.serial, credentials.reason, self.pin_state, per_signature=False)
+            PinRequest(self.label, self.info.serial, credentials.reason, tries, per_signature=False)
         )
         if not pin:
             raise PinRequired("a PIN is needed to use its key, and the PIN source gave none", token=self.label)

@@ -72,7 +72,9 @@ def _generate(session: Any, key_type: str, reference: KeyReference) -> None:
     session.create_domain_parameters(kind, parameters, local=True).generate_keypair(**settings)
 
 
-def store_certificate(token: Token, credentials: Credentials, certificate: x509.Certificate, reference: KeyReference) -> None:
+def store_certificate(
+    token: Token, credentials: Credentials, certificate: x509.Certificate, reference: KeyReference
+) -> None:
     """Put a certificate on a token.
 
     Args:
@@ -84,7 +86,7 @@ def store_certificate(token: Token, credentials: Credentials, certificate: x509.
     Raises:
         TokenAuthError: the token refused.
     """
-    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - slow to import
+    from cryptography.hazmat.primitives.serialization import Encoding
 
     pkcs11 = python_pkcs11()
     attribute = pkcs11.Attribute

@@ -21,7 +21,7 @@ __all__ = ["mtls_server", "soft_token", "token_context"]
 @pytest.fixture
 def soft_token() -> Iterator[SoftToken]:
     """A SoftHSM token with one client identity: ``uri``, ``pin``, ``module``, ``ca``."""
-    from tokenauth.testing import SoftToken  # noqa: PLC0415 - every pytest run of every project loads this plugin
+    from tokenauth.testing import SoftToken
 
     with SoftToken() as token:
         yield token
@@ -30,7 +30,7 @@ def soft_token() -> Iterator[SoftToken]:
 @pytest.fixture
 def mtls_server(soft_token: SoftToken) -> Iterator[MTLSServer]:
     """A TLS server that demands a certificate of ``soft_token``'s CA: ``url``, ``cafile``."""
-    from tokenauth.testing import MTLSServer  # noqa: PLC0415 - see above
+    from tokenauth.testing import MTLSServer
 
     with MTLSServer(soft_token.ca) as server:
         yield server
@@ -39,6 +39,6 @@ def mtls_server(soft_token: SoftToken) -> Iterator[MTLSServer]:
 @pytest.fixture
 def token_context(soft_token: SoftToken, mtls_server: MTLSServer) -> ssl.SSLContext:
     """An ``ssl.SSLContext`` that authenticates with ``soft_token`` and trusts ``mtls_server``."""
-    from tokenauth import create_context  # noqa: PLC0415 - see above
+    from tokenauth import create_context
 
     return create_context(soft_token.uri, pin=soft_token.pin, module=soft_token.module, cafile=mtls_server.cafile)

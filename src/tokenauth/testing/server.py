@@ -138,7 +138,7 @@ class _AcceptedSocket(ssl.SSLSocket):
     construction fails and leaves the socket open. This one is made all the same, and then its handshake fails.
     """
 
-    def getpeername(self) -> Any:  # noqa: ANN401 - as in the base class
+    def getpeername(self) -> Any:
         try:
             return super().getpeername()
         except OSError:
@@ -186,13 +186,13 @@ class _Server(socketserver.ThreadingTCPServer):
             self._connections.add(connection)
         return connection, address
 
-    def finish_request(self, request: Any, client_address: object) -> None:  # noqa: ANN401 - from get_request
+    def finish_request(self, request: Any, client_address: object) -> None:
         if self._handshake(request):
             with suppress(OSError):  # the client's end of the connection broke: its business
                 super().finish_request(request, client_address)
         _hang_up(request)
 
-    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - from get_request
+    def shutdown_request(self, request: Any) -> None:
         with self._lock:
             self._connections.discard(request)
         super().shutdown_request(request)

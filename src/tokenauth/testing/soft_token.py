@@ -145,7 +145,7 @@ class SoftToken:
             self._token = next(token for token in self._module.tokens()[0] if token.info.serial == self.serial)
         return self._token
 
-    def add_identity(  # noqa: PLR0913 - each is one thing that a test may want to vary
+    def add_identity(
         self,
         common_name: str = "client",
         *,

@@ -63,7 +63,7 @@ class _Explains:
         if cause is None:
             self._explain_alert(error)
         context: Any = self.context  # type: ignore[attr-defined]
-        context._tokenauth.forget()  # noqa: SLF001 - set by configure()
+        context._tokenauth.forget()
         if not isinstance(cause, Exception):
             raise cause  # Ctrl-C at a PIN prompt
         if isinstance(cause, TokenAuthError):

@@ -53,7 +53,7 @@ def _use(function: Any, target: int, offer: Offer) -> None:
     if not function(target, offer.certificate.address, offer.pkey.address, offer.stack, 1):
         raise UnsupportedOpenSSL(
             f"OpenSSL does not take the identity {offer.identity.uri}: {openssl().errors()}",
-            hint="if its key is short or its hash old, lower the context's security level: set_ciphers('...@SECLEVEL=1')",
+            hint="if its key is short or its hash old, lower the context's level: set_ciphers('DEFAULT@SECLEVEL=1')",
         )
 
 
@@ -141,7 +141,7 @@ def configure(
         number = next(_numbers)
         _selectors[number] = selector
         openssl().SSL_CTX_set_cert_cb(address, ctypes.cast(_callback, c_void_p), number)
-    configured._tokenauth = selector  # noqa: SLF001 - keeps it alive as long as the context
+    configured._tokenauth = selector
     configured.sslsocket_class = TokenSSLSocket
     configured.sslobject_class = TokenSSLObject
 

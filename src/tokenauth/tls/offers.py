@@ -84,9 +84,7 @@ class Certificate:
         """Whether its extensions allow ``tls-client`` or ``tls-server`` with digital signatures."""
         lib = openssl()
         usage = lib.X509_get_key_usage(self.address)
-        return bool(
-            usage & _KU_DIGITAL_SIGNATURE and lib.X509_check_purpose(self.address, _PURPOSES[purpose], 0) == 1
-        )
+        return bool(usage & _KU_DIGITAL_SIGNATURE and lib.X509_check_purpose(self.address, _PURPOSES[purpose], 0) == 1)
 
 
 class Offer:

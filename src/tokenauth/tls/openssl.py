@@ -12,6 +12,7 @@ would otherwise pay for releasing and regaining the lock a dozen times.
 from __future__ import annotations
 
 import ctypes
+import os
 import ssl
 import sys
 from ctypes import POINTER, c_char_p, c_int, c_long, c_size_t, c_uint32, c_uint64, c_ulong, c_void_p
@@ -147,12 +148,11 @@ class OpenSSL:
 
 
 def _libraries() -> tuple[ctypes.PyDLL, ...]:
-    import _ssl  # noqa: PLC0415 - CPython's own; absent where Python was built without OpenSSL
+    import _ssl
 
     extension = Path(getattr(_ssl, "__file__", None) or sys.executable)
-    if sys.platform != "win32":
-        return (ctypes.PyDLL(str(extension)),)
-    return tuple(ctypes.PyDLL(str(dll)) for dll in sorted(extension.parent.glob("lib[cs]*-3*.dll")))
+    beside = sorted(extension.parent.glob("lib[cs]*-3*.dll")) if os.name == "nt" else [extension]
+    return tuple(ctypes.PyDLL(str(path)) for path in beside)
 
 
 _instance: OpenSSL | None = None

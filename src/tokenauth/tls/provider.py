@@ -191,7 +191,9 @@ class _KeyType:
         self._begun.operation = _Operation(context, key, _digest_name(mdname))
         return 1
 
-    def digest_sign(self, context: int, out: int | None, length: Any, room: int, data: int, size: int) -> int:
+    def digest_sign(  # noqa: PLR0917 - OpenSSL's arguments
+        self, context: int, out: int | None, length: Any, room: int, data: int, size: int
+    ) -> int:
         """OSSL_FUNC_signature_digest_sign: with no room given only the length is asked for."""
         operation: _Operation | None = getattr(self._begun, "operation", None)
         if operation is None or operation.context != context:
@@ -320,7 +322,7 @@ def iter_until(array: Any, field: str) -> Any:
 
 def _row(names: bytes, native: Mapping[int, int], replaced: Mapping[int, Any], kept: frozenset[int]) -> _Algorithm:
     functions = {number: address for number, address in native.items() if number in kept}
-    functions |= {number: ctypes.cast(callback, c_void_p).value for number, callback in replaced.items()}
+    functions |= {number: ctypes.cast(callback, c_void_p).value or 0 for number, callback in replaced.items()}
     entries = [_Dispatch(number, address) for number, address in sorted(functions.items())]
     table = _immortal((_Dispatch * (len(entries) + 1))(*entries))
     return _Algorithm(names, _PROPERTIES, table, b"keys in PKCS#11 tokens")
