@@ -23,7 +23,9 @@ pytestmark = pytest.mark.xdist_group("all_keys")
 @pytest.fixture(scope="module", params=["TLSv1.2", "TLSv1.3"])
 def nginx(request, all_keys, tmp_path_factory):
     """Trusts the root alone, and says so to its clients."""
-    options = NginxOptions(tls=request.param, client_ca=all_keys.root.pem)
+    # In TLS 1.2 the curves for the key exchange are also those that a client's EC key may be on (RFC 8422 section 5.1).
+    curves = "X25519:P-256:P-384:P-521"
+    options = NginxOptions(tls=request.param, client_ca=all_keys.root.pem, ecdh_curve=curves)
     with Nginx(all_keys.root, tmp_path_factory.mktemp("nginx"), options) as running:
         running.tls = request.param
         yield running

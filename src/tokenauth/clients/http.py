@@ -12,7 +12,7 @@ import requests.adapters
 import requests.utils
 
 from tokenauth.pin import as_source
-from tokenauth.tls.context import create_context
+from tokenauth.tls.context import create_context, wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,8 +55,8 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
         self._options: dict[str, Any] = {"pin": as_source(pin), "module": module, "choose": choose}
         self._contexts: dict[str | bool, ssl.SSLContext] = {}
         self._lock = threading.Lock()
-        if self._own is None:
-            self._context(True)  # what is wrong with the URI or the module shows now
+        if not isinstance(uri_or_context, ssl.SSLContext):
+            wanted(uri_or_context, **self._options)  # what is wrong with the URI or the module shows now
         super().__init__(**settings)
 
     def _context(self, verify: bool | str) -> ssl.SSLContext:

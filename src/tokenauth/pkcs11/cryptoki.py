@@ -68,6 +68,9 @@ class _Mechanism(Structure):
     _fields_ = [("mechanism", c_ulong), ("parameter", c_void_p), ("parameter_length", c_ulong)]
 
 
+_Signature = c_ubyte * _LARGEST_SIGNATURE
+
+
 class Mechanism(NamedTuple):
     """A mechanism's number, and its parameter as a row of ``CK_ULONG`` (empty for none).
 
@@ -76,6 +79,16 @@ class Mechanism(NamedTuple):
 
     number: int
     parameter: tuple[int, ...] = ()
+
+
+def _mechanism(mechanism: Mechanism) -> Any:
+    """A pointer to the ``CK_MECHANISM``; ctypes keeps alive what it points to."""
+    structure = _Mechanism(mechanism.number)
+    if mechanism.parameter:
+        parameter = (c_ulong * len(mechanism.parameter))(*mechanism.parameter)
+        structure.parameter = ctypes.cast(parameter, c_void_p)
+        structure.parameter_length = ctypes.sizeof(parameter)
+    return ctypes.pointer(structure)
 
 
 class Initialised(NamedTuple):
@@ -132,6 +145,7 @@ class Cryptoki:
             name: ctypes.CFUNCTYPE(c_ulong, *types)(pointer.contents.functions[position])
             for name, (position, types) in _FUNCTIONS.items()
         }
+        self._mechanisms: dict[Mechanism, Any] = {}
         self._sign_init = self._functions["C_SignInit"]
         self._sign = self._functions["C_Sign"]
 
@@ -209,12 +223,10 @@ class Cryptoki:
         Raises:
             ReturnValue: the token refused.
         """
-        structure = _Mechanism(mechanism.number)
-        if mechanism.parameter:
-            parameter = (c_ulong * len(mechanism.parameter))(*mechanism.parameter)
-            structure.parameter = ctypes.addressof(parameter)
-            structure.parameter_length = ctypes.sizeof(parameter)
-        if value := self._sign_init(session, byref(structure), key):
+        structure = self._mechanisms.get(mechanism)
+        if structure is None:
+            structure = self._mechanisms[mechanism] = _mechanism(mechanism)
+        if value := self._sign_init(session, structure, key):
             raise ReturnValue(rv.name_of(value), "C_SignInit")
 
     def sign(self, session: int, data: bytes) -> bytes:
@@ -228,7 +240,7 @@ class Cryptoki:
             ReturnValue: the token refused.
         """
         length = c_ulong(_LARGEST_SIGNATURE)
-        room = ctypes.create_string_buffer(_LARGEST_SIGNATURE)
+        room = _Signature()
         if value := self._sign(session, data, len(data), room, byref(length)):
             raise ReturnValue(rv.name_of(value), "C_Sign")
-        return room.raw[: length.value]
+        return ctypes.string_at(room, length.value)

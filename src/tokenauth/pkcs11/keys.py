@@ -6,9 +6,9 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenauth.errors import IdentityNotFound, MechanismUnsupported, SigningFailed
-from tokenauth.pkcs11.mechanisms import KeyShape, Payload, SignatureScheme, ways
+from tokenauth.pkcs11.mechanisms import KeyShape, Payload, SignatureScheme, Way, ways
 from tokenauth.pkcs11.objects import KeyObject, carries, find_private_keys
-from tokenauth.pkcs11.returnvalues import ReturnValue
+from tokenauth.pkcs11.returnvalues import ReturnValue, error_for
 
 if TYPE_CHECKING:
     from tokenauth.pkcs11.tokens import Credentials, Token
@@ -50,6 +50,7 @@ class TokenKey:
         self.credentials = credentials
         self._found: KeyObject | None = None
         self._lock = threading.Lock()
+        self._ways: dict[SignatureScheme, Way] = {}  # what worked, so that the token is not asked again
 
     def __repr__(self) -> str:
         return f"<TokenKey {self.reference.label!r} ({self.shape.type}) on {self.token.label!r}>"
@@ -71,24 +72,30 @@ class TokenKey:
             IdentityNotFound: the key is not there, or does not belong to the certificate.
             TokenAuthError: whatever else the token answers.
         """
-        payload = Payload(message, digest)
         key = self.prepare()
-        for way in ways(scheme, self.shape, self.token.mechanisms(), payload):
-            prepared = way.prepare(scheme, self.shape, payload)
-            with self.token.session("signing") as session:
-                try:
-                    self.token.cryptoki.sign_init(session.handle, way.mechanism, key.handle)
-                except ReturnValue as refusal:
-                    if refusal.name in _TRY_ANOTHER_WAY:
-                        continue
-                    raise
-                return self.token.cryptoki.sign(session.handle, prepared)
+        payload = Payload(message, digest)
+        known = self._ways.get(scheme)
+        candidates = [known] if known is not None and not (known.needs_message and message is None) else None
+        for way in candidates or ways(scheme, self.shape, self.token.mechanisms(), payload):
+            try:
+                signature = self.token.sign(way.mechanism, key.handle, way.prepare(scheme, self.shape, payload))
+            except ReturnValue as refusal:
+                if refusal.name in _TRY_ANOTHER_WAY:
+                    continue
+                raise error_for(refusal.name, "signing", self.token.label) from refusal
+            self._ways[scheme] = way
+            return signature
         wanted = f"{scheme.padding.upper()} signatures" + (f" with {scheme.digest.upper()}" if scheme.digest else "")
         raise MechanismUnsupported(
             f"it makes no {wanted} with this {self.shape.type.upper()} key of {self.shape.bits} bits",
             token=self.token.label,
             hint="choose another key, or let the server offer other signature algorithms",
         )
+
+    @property
+    def ready(self) -> bool:
+        """Whether the key was found and logged in to."""
+        return self._found is not None
 
     def prepare(self, reason: str = "") -> KeyObject:
         """Find the key, and log in if it does not show or asks for that; nothing happens the second time.

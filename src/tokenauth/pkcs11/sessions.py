@@ -7,13 +7,13 @@ before the pool is. Threads that sign at the same time need one each; more than 
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tokenauth.pkcs11.returnvalues import name_of_exception
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 __all__ = ["SessionPool"]
 
@@ -31,37 +31,55 @@ class SessionPool:
         self._limit = limit
         self._idle: list[Any] = []
         self._count = 0
+        self._waiting = 0
         self._changed = threading.Condition()
 
-    @contextmanager
-    def session(self) -> Iterator[Any]:
-        """Lend a session; waits while all of them are lent.
+    def take(self) -> Any:
+        """Borrow a session; waits while all of them are lent. To be given back with :meth:`give`.
 
         Raises:
             pkcs11.exceptions.PKCS11Error: the token gives no session.
         """
-        session = self._take()
         try:
-            yield session
-        finally:
+            return self._idle.pop()  # atomic: no lock is needed while there are enough
+        except IndexError:
+            return self._take_when_there_is_one()
+
+    def give(self, session: Any) -> None:
+        """Give a session back."""
+        self._idle.append(session)
+        # Whoever waits has said so before looking for an idle session a last time, so none is missed here.
+        if self._waiting:
             with self._changed:
-                self._idle.append(session)
                 self._changed.notify()
 
-    def _take(self) -> Any:
+    def _take_when_there_is_one(self) -> Any:
         while True:
             with self._changed:
-                while not self._idle and self._count >= self._limit:
-                    self._changed.wait()
-                if self._idle:
-                    return self._idle.pop()
-                self._count += 1
-            try:
-                return self._open_session()
-            except Exception as error:
-                with self._changed:
-                    self._count -= 1
-                    if self._count == 0 or name_of_exception(error) != "CKR_SESSION_COUNT":
-                        self._changed.notify()
-                        raise
-                    self._limit = self._count
+                self._waiting += 1
+                try:
+                    while not self._idle and self._count >= self._limit:
+                        self._changed.wait()
+                    if self._idle:
+                        with suppress(IndexError):  # somebody was quicker
+                            return self._idle.pop()
+                        continue
+                    self._count += 1
+                finally:
+                    self._waiting -= 1
+            session = self._open()
+            if session is not None:
+                return session
+
+    def _open(self) -> Any:
+        """A new session, or None if the token allows no more of them."""
+        try:
+            return self._open_session()
+        except Exception as error:
+            with self._changed:
+                self._count -= 1
+                self._changed.notify()
+                if self._count == 0 or name_of_exception(error) != "CKR_SESSION_COUNT":
+                    raise
+                self._limit = self._count
+                return None

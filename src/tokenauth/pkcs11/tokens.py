@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from tokenauth.pin import PinSource
-    from tokenauth.pkcs11.cryptoki import Cryptoki
+    from tokenauth.pkcs11.cryptoki import Cryptoki, Mechanism
 
 __all__ = ["Credentials", "Token"]
 
@@ -134,8 +134,32 @@ class Token:
         Raises:
             TokenAuthError: what the token answered, in the block or before it.
         """
-        with self._translate(doing), self._sessions.session() as session:
-            yield session
+        with self._translate(doing):
+            session = self._sessions.take()
+            try:
+                yield session
+            finally:
+                self._sessions.give(session)
+
+    def sign(self, mechanism: Mechanism, key: int, data: bytes) -> bytes:
+        """Let the token sign; the one call that happens at each handshake, so it takes the straight way.
+
+        Args:
+            mechanism: how.
+            key: the private key's handle.
+            data: what the mechanism takes.
+
+        Raises:
+            ReturnValue: the token refused.
+        """
+        with self._guard:
+            session = self._sessions.take()
+            try:
+                handle = session.handle
+                self.cryptoki.sign_init(handle, mechanism, key)
+                return self.cryptoki.sign(handle, data)
+            finally:
+                self._sessions.give(session)
 
     @contextmanager
     def writable_session(self, doing: str) -> Iterator[Any]:
@@ -209,13 +233,14 @@ class Token:
         pin = credentials.source(
             PinRequest(self.label, self.info.serial, credentials.reason, tries, per_signature=False)
         )
-        if not pin:
-            raise PinRequired("a PIN is needed to use its key, and the PIN source gave none", token=self.label)
-        return pin
+        if pin:
+            return pin
+        raise PinRequired("a PIN is needed to use its key, and the PIN source gave none", token=self.label)
 
     def _send(self, pin: str) -> None:
         mark = hmac.digest(_hash_key, pin.encode("utf-8", "surrogatepass"), hashlib.sha256)
         if mark in self._refused:
+            del pin  # whoever prints this frame's variables with the traceback must not print it
             raise PinRefused(
                 "it refused this PIN before, so it is not sent again", token=self.label, hint="give another PIN"
             )
@@ -225,7 +250,7 @@ class Token:
                 self.cryptoki.login(session.handle, pin)
             except ReturnValue as error:
                 failed = error.name
-        del pin  # whoever prints this frame's variables with the traceback must not print it
+        del pin
         if failed.startswith("CKR_PIN_"):
             self._refused.add(mark)
         if failed and failed != "CKR_USER_ALREADY_LOGGED_IN":

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tokenauth.tls.offers import Offer
     from tokenauth.uri import TokenURI
 
-__all__ = ["configure", "create_context"]
+__all__ = ["configure", "create_context", "wanted"]
 
 _CERT_CALLBACK = CFUNCTYPE(c_int, c_void_p, c_void_p)
 
@@ -126,12 +126,7 @@ def configure(
     Raises:
         as :func:`create_context`.
     """
-    pin = as_source(pin)
-    fixed = uri if isinstance(uri, Identity) else None
-    parsed = as_uri(uri.uri if isinstance(uri, Identity) else uri)
-    if fixed is None:
-        discover(module or parsed.module_path, module_name=parsed.module_name)  # a module that is not there fails now
-    selector = Selector(Wanted(parsed, fixed, pin, module, choose))
+    selector = Selector(wanted(uri, pin=as_source(pin), module=module, choose=choose))
     address = openssl().pointer(context)
     configured: Any = context
     if context.protocol == ssl.PROTOCOL_TLS_SERVER:
@@ -144,6 +139,26 @@ def configure(
     configured._tokenauth = selector
     configured.sslsocket_class = TokenSSLSocket
     configured.sslobject_class = TokenSSLObject
+
+
+def wanted(
+    uri: str | TokenURI | Identity,
+    *,
+    pin: PinSource | None = None,
+    module: str | None = None,
+    choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None = None,
+) -> Wanted:
+    """What a context is to choose from. No token is looked at yet; a module that is not there fails now.
+
+    Raises:
+        InvalidURI: the URI is wrong.
+        ModuleError: the module asked for does not exist.
+    """
+    fixed = uri if isinstance(uri, Identity) else None
+    parsed = as_uri(uri.uri if isinstance(uri, Identity) else uri)
+    if fixed is None:
+        discover(module or parsed.module_path, module_name=parsed.module_name)
+    return Wanted(parsed, fixed, pin, module, choose)
 
 
 def _server_offer(selector: Selector) -> Offer:

@@ -27,7 +27,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
-from ctypes import CFUNCTYPE, POINTER, PYFUNCTYPE, Structure, byref, c_char_p, c_int, c_size_t, c_void_p
+from ctypes import CFUNCTYPE, POINTER, PYFUNCTYPE, Structure, addressof, byref, c_char_p, c_int, c_size_t, c_void_p
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenauth.errors import UnsupportedOpenSSL
@@ -148,6 +149,7 @@ def _immortal(thing: Any) -> Any:
     return thing
 
 
+@cache
 def _digest_name(mdname: bytes | None) -> str:
     """hashlib's name for OpenSSL's: ``SHA2-256`` and ``SHA256`` are ``sha256``."""
     return (mdname or b"").decode("ascii").lower().replace("sha2-", "sha").replace("sha-", "sha")
@@ -227,20 +229,36 @@ class _Ed25519(_KeyType):
         return SignatureScheme("eddsa", "")
 
 
+class _PaddingQuery(threading.local):
+    """The parameters by which a thread asks for an RSA signature's padding, made once: this is done per handshake."""
+
+    def __init__(self) -> None:
+        self.padding, self.salt = c_int(), c_int()
+        self.params = (_Param * 3)(  # the last one ends the list
+            (b"pad-mode", _PARAM_INTEGER, addressof(self.padding), ctypes.sizeof(c_int), 0),
+            (b"saltlen", _PARAM_INTEGER, addressof(self.salt), ctypes.sizeof(c_int), 0),
+        )
+
+    def reset(self) -> None:
+        self.padding.value, self.salt.value = 0, _SALT_AS_LONG_AS_DIGEST
+
+
 class _RSA(_KeyType):
+    def __init__(self, provider: _Provider, keymgmt: Mapping[int, int], signature: Mapping[int, int]) -> None:
+        super().__init__(provider, keymgmt, signature)
+        self._query = _PaddingQuery()
+
     def _scheme(self, context: int, digest: str) -> SignatureScheme:
         """Ask OpenSSL's own signature context which padding was set on it."""
-        padding, salt = c_int(0), c_int(_SALT_AS_LONG_AS_DIGEST)
-        params = (_Param * 3)(
-            _Param(b"pad-mode", _PARAM_INTEGER, ctypes.addressof(padding), ctypes.sizeof(c_int), 0),
-            _Param(b"saltlen", _PARAM_INTEGER, ctypes.addressof(salt), ctypes.sizeof(c_int), 0),
-        )
-        self._get_params(context, ctypes.addressof(params))
-        if padding.value == _RSA_PKCS1_PADDING:
+        query = self._query
+        query.reset()
+        self._get_params(context, query.params)
+        padding, salt = query.padding.value, query.salt.value
+        if padding == _RSA_PKCS1_PADDING:
             return SignatureScheme("pkcs1", digest)
-        if padding.value == _RSA_PKCS1_PSS_PADDING and salt.value >= _SALT_AS_LONG_AS_DIGEST:
-            return SignatureScheme("pss", digest, salt.value if salt.value >= 0 else None)
-        raise UnsupportedOpenSSL(f"OpenSSL asks for RSA padding {padding.value} with salt length {salt.value}")
+        if padding == _RSA_PKCS1_PSS_PADDING and salt >= _SALT_AS_LONG_AS_DIGEST:
+            return SignatureScheme("pss", digest, salt if salt >= 0 else None)
+        raise UnsupportedOpenSSL(f"OpenSSL asks for RSA padding {padding} with salt length {salt}")
 
 
 _KEY_TYPES = {b"RSA": _RSA, b"EC": _ECDSA, b"ED25519": _Ed25519}
@@ -275,14 +293,14 @@ class _Provider:
             raise UnsupportedOpenSSL(f"OpenSSL does not take the provider: {lib.errors()}")
 
     def _initialise(self, _handle: int, _core: Any, out: Any, context: Any) -> int:
-        out[0] = ctypes.addressof(self._dispatch)
+        out[0] = addressof(self._dispatch)
         context[0] = self._context
         return 1
 
     def _query_operation(self, _context: int, operation: int, no_cache: Any) -> int | None:
         no_cache[0] = 0
         table = self._algorithms.get(operation)
-        return ctypes.addressof(table) if table is not None else None
+        return addressof(table) if table is not None else None
 
     def _build(self) -> dict[int, Any]:
         """The two tables of algorithms, made from the default provider's."""

@@ -25,6 +25,7 @@ __all__ = ["CertificateRequest", "Selector", "Wanted"]
 _TLS_1_3 = 0x0304
 _HOST_NAME = 0  # TLSEXT_NAMETYPE_host_name
 _MOST_ANSWERS = 256
+_UNDECIDED = object()
 #: Signature schemes (RFC 8446 section 4.2.3) that a kind of key can make; in TLS 1.3, and besides in TLS 1.2.
 _SCHEMES = {
     "rsa": ({0x0804, 0x0805, 0x0806}, {0x0201, 0x0301, 0x0401, 0x0501, 0x0601}),
@@ -81,7 +82,7 @@ class Selector:
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
         self._offers: list[Offer] | None = None
-        self._answers: dict[tuple[str, tuple[bytes, ...]], Offer | None] = {}
+        self._answers: dict[tuple[str, tuple[bytes, ...]], Offer | object | None] = {}
         self._lock = threading.Lock()
 
     def forget(self) -> None:
@@ -100,11 +101,6 @@ class Selector:
             if self._offers is None:
                 self._offers = self._look()
             return self._offers
-
-    def _forget_stale(self) -> None:
-        offers = self._offers
-        if offers is not None and any(offer.key.token.stale for offer in offers):
-            self.forget()
 
     def _look(self) -> list[Offer]:
         wanted = self.wanted
@@ -132,20 +128,26 @@ class Selector:
             PinError: the login failed.
             TokenAuthError: whatever else the token answers.
         """
-        self._forget_stale()
-        host, authorities = _host(connection), _authorities(connection)
-        key = (host, authorities)
-        if key in self._answers:
-            offer = self._answers[key]
-        else:
-            request = CertificateRequest(host, authorities, _schemes(connection), openssl().SSL_version(connection))
-            offer = self._choose(request)
-            if len(self._answers) >= _MOST_ANSWERS:
-                self._answers.clear()
-            self._answers[key] = offer
-        if offer is not None:
-            exchange.use(offer.identity)
-            offer.key.prepare(f"to authenticate to {host or 'the server'}")
+        key = (_host(connection), _authorities(connection))
+        offer = self._answers.get(key, _UNDECIDED)
+        if offer is _UNDECIDED or (isinstance(offer, Offer) and offer.key.token.stale):
+            offer = self._decide(connection, *key)
+        if not isinstance(offer, Offer):
+            return None
+        exchange.use(offer.identity)
+        if not offer.key.ready:
+            offer.key.prepare(f"to authenticate to {key[0] or 'the server'}")
+        return offer
+
+    def _decide(self, connection: int, host: str, authorities: tuple[bytes, ...]) -> Offer | None:
+        """Look at what the server asks for, choose, and remember the choice."""
+        if self._offers is not None and any(offer.key.token.stale for offer in self._offers):
+            self.forget()
+        version = openssl().SSL_version(connection)
+        offer = self._choose(CertificateRequest(host, authorities, _schemes(connection), version))
+        if len(self._answers) >= _MOST_ANSWERS:
+            self._answers.clear()
+        self._answers[host, authorities] = offer
         return offer
 
     def _choose(self, request: CertificateRequest) -> Offer | None:
@@ -213,9 +215,11 @@ def _host(connection: int) -> str:
 def _authorities(connection: int) -> tuple[bytes, ...]:
     lib = openssl()
     names = lib.SSL_get0_peer_CA_list(connection)
-    if not names:
-        return ()
-    return tuple(name_der(lib.OPENSSL_sk_value(names, index)) for index in range(lib.OPENSSL_sk_num(names)))
+    return (
+        ()
+        if not names
+        else tuple(name_der(lib.OPENSSL_sk_value(names, index)) for index in range(lib.OPENSSL_sk_num(names)))
+    )
 
 
 def _schemes(connection: int) -> frozenset[int]:

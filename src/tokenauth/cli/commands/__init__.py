@@ -1,0 +1,1 @@
+"""The subcommands, a module each; each has its click command as ``command``."""

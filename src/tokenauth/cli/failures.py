@@ -1,0 +1,103 @@
+"""Exit codes, and the one line that says what went wrong."""
+
+from __future__ import annotations
+
+import ssl
+import traceback
+from typing import TYPE_CHECKING
+
+import click
+
+from tokenauth.cli import output
+from tokenauth.errors import (
+    AmbiguousIdentity,
+    HandshakeFailed,
+    IdentityNotFound,
+    InvalidURI,
+    ModuleError,
+    PinError,
+    TokenAuthError,
+    TokenNotFound,
+    TokenRemoved,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["PeerFailed", "related", "report"]
+
+DONE, FAILED, USAGE, NOT_FOUND, PIN, PEER, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+
+
+class PeerFailed(TokenAuthError):
+    """The other side of a connection refused, or can not be reached or trusted."""
+
+
+#: The first kind that is among an error's causes decides. A handshake that failed because of the token comes after
+#: the token's own errors, as it is only where they became visible.
+_CODES: tuple[tuple[type[Exception], int], ...] = (
+    (click.ClickException, USAGE),
+    (InvalidURI, USAGE),
+    (PinError, PIN),
+    (AmbiguousIdentity, NOT_FOUND),
+    (IdentityNotFound, NOT_FOUND),
+    (TokenNotFound, NOT_FOUND),
+    (TokenRemoved, NOT_FOUND),
+    (ModuleError, NOT_FOUND),
+    (HandshakeFailed, PEER),
+    (PeerFailed, PEER),
+    (ssl.SSLError, PEER),
+    (TokenAuthError, FAILED),
+    (OSError, FAILED),
+)
+
+
+def related(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that led to it, nearest first.
+
+    Besides Python's own links these are errors among an error's arguments and its ``reason``: requests and urllib3
+    wrap one in the other like that.
+    """
+    queue, seen = [error], {id(error)}
+    for current in queue:
+        yield current
+        context = None if current.__suppress_context__ else current.__context__
+        for other in (current.__cause__, context, getattr(current, "reason", None), *current.args):
+            if isinstance(other, BaseException) and id(other) not in seen:
+                seen.add(id(other))
+                queue.append(other)
+
+
+def report(error: Exception) -> int:
+    """Say on one line of stderr what went wrong.
+
+    Args:
+        error: what a command raised.
+
+    Returns:
+        The exit code.
+    """
+    causes = list(related(error))
+    for kind, code in _CODES:
+        cause = next((cause for cause in causes if isinstance(cause, kind)), None)
+        if cause is not None:
+            output.say(f"error: {_text(cause)}")
+            return code
+    if output.verbosity():
+        traceback.print_exception(error)
+    advice = "report it with what is above" if output.verbosity() else "run the command again with -v to see more"
+    output.say(f"error: {type(error).__name__}: {error}; this is a defect of tokenauth: {advice}")
+    return FAILED
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx else "tokenauth"
+        return f"{error.format_message().rstrip('.')}; see '{command} --help'"
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, TokenAuthError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
