@@ -1,4 +1,7 @@
-"""The command line, ``tokenauth``. stdout is data, stderr is talk; the exit codes are in :mod:`tokenauth.cli.failures`."""
+"""The command line, ``tokenauth``.
+
+stdout is data, stderr is talk; the exit codes are in :mod:`tokenauth.cli.failures`.
+"""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from tokenauth.pin import PinSource
 
 __all__ = [
-    "URI",
     "PIN_SOURCE_VARIABLE",
+    "URI",
     "json_option",
     "module_option",
     "pin_for",
@@ -26,7 +26,7 @@ __all__ = [
 PIN_SOURCE_VARIABLE = "TOKENAUTH_PIN_SOURCE"
 
 
-class _URIType(click.ParamType):
+class _URIType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in new versions of click only
     """A ``pkcs11:`` URI, or a bare word that is a token's label."""
 
     name = "uri"

@@ -93,7 +93,7 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
             pool["ssl_context"] = self._context(verify if isinstance(verify, bool) else str(verify))
         return host, pool
 
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:  # noqa: ARG002 - as in requests
         """As in requests; but what is trusted was settled with the context, so the connection loads nothing."""
         if url.lower().startswith("https"):
             conn.cert_reqs = "CERT_REQUIRED" if verify else "CERT_NONE"

@@ -64,6 +64,11 @@ class Identity:
         return self._found.token.info
 
     @property
+    def module(self) -> str:
+        """The path of the PKCS#11 module that shows it."""
+        return self._found.token.module
+
+    @property
     def certificate_der(self) -> bytes:
         """The certificate as it lies on the token."""
         return self._found.certificate.der

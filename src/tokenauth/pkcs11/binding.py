@@ -1,80 +1,70 @@
-"""The one door to python-pkcs11.
-
-Importing it costs a fifth of a second script's start when done naively: ``pkcs11`` imports its ``util`` modules,
-which import asn1crypto, and nothing here needs either. They are loaded when somebody first touches them
-(:class:`importlib.util.LazyLoader`), which also keeps them working for other users of python-pkcs11.
-"""
+"""The one door to python-pkcs11, which writes to tokens: it generates keys and stores objects."""
 
 from __future__ import annotations
 
 import ctypes
-import importlib.machinery
-import importlib.util
-import sys
+import importlib
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from tokenauth.pkcs11.returnvalues import error_for, name_of_exception
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from types import ModuleType
+    from collections.abc import Iterator
 
-    from tokenauth.pkcs11.cryptoki import Cryptoki, Initialised
+    from tokenauth.pkcs11.tokens import Token
 
-__all__ = ["load", "python_pkcs11"]
-
-
-class _DeferUtil:
-    """A finder that makes ``pkcs11.util.*`` load at first use."""
-
-    @staticmethod
-    def find_spec(
-        name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if not name.startswith("pkcs11.util."):
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = importlib.util.LazyLoader(spec.loader)
-        return spec
+__all__ = ["python_pkcs11", "writable_session"]
 
 
 def python_pkcs11() -> Any:
-    """The package ``pkcs11``."""
-    if "pkcs11" not in sys.modules:
-        sys.meta_path.insert(0, _DeferUtil)
-        try:
-            import pkcs11  # noqa: F401 - loaded at use: see above
-        finally:
-            sys.meta_path.remove(_DeferUtil)
-    return sys.modules["pkcs11"]
+    """The package ``pkcs11``, imported when it is first used."""
+    return importlib.import_module("pkcs11")
 
 
-def load(path: str, cryptoki: Cryptoki) -> tuple[Any, Initialised]:
-    """Open a module with python-pkcs11, initialised by us.
+@contextmanager
+def writable_session(token: Token, doing: str) -> Iterator[Any]:
+    """Open one of python-pkcs11's sessions that may write to a token, and close it afterwards.
 
-    python-pkcs11 finalises and unloads a module when its object goes, at the latest when the interpreter ends. Other
-    threads may still be inside the module then, and somebody else may have initialised it; so the object is never
-    let go, and as its own ``initialized`` stays false it never finalises anything either.
+    The login is the process's, so it is the one that :meth:`Token.login` made.
 
     Args:
-        path: the module's file.
-        cryptoki: the functions of the same file.
-
-    Returns:
-        python-pkcs11's ``lib`` object, and how the module was initialised.
+        token: the token.
+        doing: what for, as in "it failed while DOING".
 
     Raises:
-        ModuleError: it can not be initialised.
+        TokenAuthError: what the token answered, in the block or before it.
+    """
+    pkcs11 = python_pkcs11()
+    try:
+        with token.guard:
+            slots = _library(token.module).get_slots(token_present=True)
+            slot = next(slot for slot in slots if slot.slot_id == token.slot.id)
+            session = slot.get_token().open(rw=True)
+            try:
+                yield session
+            finally:
+                session.close()
+    except pkcs11.PKCS11Error as error:
+        raise error_for(name_of_exception(error), doing, token.label) from error
+
+
+@cache
+def _library(path: str) -> Any:
+    """python-pkcs11's object for a module that is loaded and initialised already.
+
+    It would initialise the module itself, with ``C_Initialize(NULL)``, and finalise and unload it when the object
+    goes, at the latest when the interpreter ends. Other threads may be inside the module then. So the object is
+    never let go, and as its own ``initialized`` stays false it never finalises anything either.
     """
     python_pkcs11()
     from pkcs11 import _pkcs11
 
-    initialised: list[Initialised] = []
-
     class Library(_pkcs11.lib):
         def initialize(self) -> None:
-            if not initialised:
-                initialised.append(cryptoki.initialise())
+            """The module is initialised already."""
 
     library = Library(path)
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(library))
-    return library, initialised[0]
+    return library

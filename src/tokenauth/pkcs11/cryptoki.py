@@ -1,72 +1,44 @@
-"""PKCS#11 functions called directly, where python-pkcs11 falls short.
+"""PKCS#11's functions, called in the module itself: everything that using a key needs.
 
-python-pkcs11 finds modules' slots, tokens and objects for us. Four of its habits can not be lived with, so these
-calls go to the module's function list (the same one, by ``C_GetFunctionList`` of the same file) through ctypes:
+python-pkcs11 is there for writing to tokens (:mod:`tokenauth.provisioning`). For reading and signing, some of its
+habits can not be lived with on somebody's only card:
 
-- ``C_Initialize(NULL)`` while other calls release the interpreter's lock: two threads crash modules that were not
-  told to lock (PKCS #11 v3.1, 5.4: ``CKF_OS_LOCKING_OK``).
-- ``C_Login`` as a side effect of opening a session, which leaks that session when the login fails.
-- ``C_Logout`` as a side effect of closing a session, which logs the whole process out.
-- ``C_Sign`` called twice per signature, and a failed operation cancelled by ``C_SignFinal``.
+- ``C_Initialize(NULL)`` while it releases the interpreter's lock during calls: two threads crash modules that were
+  not told to lock (PKCS #11 v3.1, 5.4: ``CKF_OS_LOCKING_OK``);
+- one slot that can not be read hides all the others; flags are read once; vendors' return values have no name;
+- ``C_Login`` as a side effect of opening a session, which leaks that session when the login fails, and ``C_Logout``
+  as a side effect of closing one, which logs the whole process out;
+- ``C_Sign`` called twice per signature, and a failed operation cancelled by ``C_SignFinal``;
+- its import alone would be a third of what a short script may take.
 
-The PIN is copied once into memory that is wiped after the call; Python's own ``str`` can not be wiped.
+Calls release the interpreter's lock: a card takes its time. A PIN is copied once into memory that is wiped after
+the call; Python's own ``str`` can not be wiped.
 """
 
-from __future__ import annotations
+# No postponed annotations here: named tuples would compile each of their fields' types anew, at every start.
 
 import ctypes
-import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from ctypes import POINTER, Structure, byref, c_char_p, c_ubyte, c_ulong, c_void_p
-from typing import TYPE_CHECKING, Any, NamedTuple
+from ctypes import CFUNCTYPE, POINTER, addressof, byref, c_ubyte, c_ulong, c_void_p, sizeof
+from typing import Any, NamedTuple
 
 from tokenauth.errors import ModuleError
 from tokenauth.pkcs11 import returnvalues as rv
+from tokenauth.pkcs11 import structures
 from tokenauth.pkcs11.returnvalues import ReturnValue
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["Cryptoki", "Initialised", "Mechanism"]
 
 _CKF_OS_LOCKING_OK = 0x2
+_CKF_RW_SESSION, _CKF_SERIAL_SESSION = 0x2, 0x4
 #: CKU_SO, CKU_USER, CKU_CONTEXT_SPECIFIC
 _USERS = {"so": 0, "user": 1, "operation": 2}
 _LABEL_SIZE = 32  # CK_TOKEN_INFO.label, padded with blanks
 _LARGEST_SIGNATURE = 2048  # bytes: RSA with 16384 bits
-
-#: Position in CK_FUNCTION_LIST (PKCS #11 v2.40 onwards never moves them) and the arguments' types.
-_FUNCTIONS: dict[str, tuple[int, tuple[Any, ...]]] = {
-    "C_Initialize": (0, (c_void_p,)),
-    "C_Finalize": (1, (c_void_p,)),
-    "C_InitToken": (9, (c_ulong, c_void_p, c_ulong, c_char_p)),
-    "C_Login": (18, (c_ulong, c_ulong, c_void_p, c_ulong)),
-    "C_Logout": (19, (c_ulong,)),
-    "C_SignInit": (42, (c_ulong, c_void_p, c_ulong)),
-    "C_Sign": (43, (c_ulong, c_char_p, c_ulong, c_void_p, POINTER(c_ulong))),
-}
-#: On Windows the standard's structures are packed to one byte.
-_PACK = {"_pack_": 1, "_layout_": "ms"} if sys.platform == "win32" else {}
-
-
-class _Version(Structure):
-    _fields_ = [("major", c_ubyte), ("minor", c_ubyte)]
-
-
-class _FunctionList(Structure):
-    locals().update(_PACK)
-    _fields_ = [("version", _Version), ("functions", c_void_p * 68)]
-
-
-class _InitializeArgs(Structure):
-    locals().update(_PACK)
-    _fields_ = [("mutex_functions", c_void_p * 4), ("flags", c_ulong), ("reserved", c_void_p)]
-
-
-class _Mechanism(Structure):
-    locals().update(_PACK)
-    _fields_ = [("mechanism", c_ulong), ("parameter", c_void_p), ("parameter_length", c_ulong)]
-
+_LARGEST_ATTRIBUTE = 1 << 20  # bytes: what claims to be longer is no certificate and no key
+_UNAVAILABLE = c_ulong(-1).value  # CK_UNAVAILABLE_INFORMATION
+_SEARCH_BATCH = 64
 
 _Signature = c_ubyte * _LARGEST_SIGNATURE
 
@@ -81,16 +53,6 @@ class Mechanism(NamedTuple):
     parameter: tuple[int, ...] = ()
 
 
-def _mechanism(mechanism: Mechanism) -> Any:
-    """A pointer to the ``CK_MECHANISM``; ctypes keeps alive what it points to."""
-    structure = _Mechanism(mechanism.number)
-    if mechanism.parameter:
-        parameter = (c_ulong * len(mechanism.parameter))(*mechanism.parameter)
-        structure.parameter = ctypes.cast(parameter, c_void_p)
-        structure.parameter_length = ctypes.sizeof(parameter)
-    return ctypes.pointer(structure)
-
-
 class Initialised(NamedTuple):
     """How a module was initialised.
 
@@ -103,22 +65,8 @@ class Initialised(NamedTuple):
     by_us: bool
 
 
-@contextmanager
-def _wiped(pin: str | None) -> Iterator[tuple[int | None, int]]:
-    """A copy of a PIN for C: its address and length in bytes; overwritten afterwards. None stays None."""
-    if pin is None:
-        yield None, 0
-        return
-    buffer = bytearray(pin, "utf-8")
-    del pin
-    try:
-        yield ctypes.addressof((c_ubyte * len(buffer)).from_buffer(buffer)), len(buffer)
-    finally:
-        buffer[:] = bytes(len(buffer))
-
-
 class Cryptoki:
-    """The functions of one module.
+    """The functions of one module. All but :meth:`initialise` raise :class:`ReturnValue` if the module refuses.
 
     Args:
         path: the module's file.
@@ -130,27 +78,28 @@ class Cryptoki:
     def __init__(self, path: str) -> None:
         self._path = path
         try:
-            library = ctypes.CDLL(path)
+            library = ctypes.CDLL(path)  # never unloaded: modules do not survive that
             get_function_list = library.C_GetFunctionList
         except AttributeError:
             raise ModuleError(f"{path} is no PKCS#11 module: it has no C_GetFunctionList") from None
         except OSError as error:
             raise ModuleError(f"{path} can not be loaded: {error}") from None
-        pointer = POINTER(_FunctionList)()
+        pointer = POINTER(structures.FunctionList)()
         get_function_list.restype = c_ulong
         if (value := get_function_list(byref(pointer))) or not pointer:
             raise ModuleError(f"{path} does not give its functions", ckr=rv.name_of(value))
-        # The library is kept as long as its functions: ctypes does not unload it, modules do not survive that.
-        self._functions = {
-            name: ctypes.CFUNCTYPE(c_ulong, *types)(pointer.contents.functions[position])
-            for name, (position, types) in _FUNCTIONS.items()
-        }
+        self._addresses = pointer.contents.functions
+        self._functions: dict[str, Any] = {}
         self._mechanisms: dict[Mechanism, Any] = {}
-        self._sign_init = self._functions["C_SignInit"]
-        self._sign = self._functions["C_Sign"]
+
+    def _function(self, name: str) -> Any:
+        if name not in self._functions:
+            position, types = structures.FUNCTIONS[name]
+            self._functions[name] = CFUNCTYPE(c_ulong, *types)(self._addresses[position])
+        return self._functions[name]
 
     def _call(self, function: str, *arguments: Any) -> None:
-        value = self._functions[function](*arguments)
+        value = self._function(function)(*arguments)
         if value:
             raise ReturnValue(rv.name_of(value), function)
 
@@ -160,25 +109,81 @@ class Cryptoki:
         Raises:
             ModuleError: it can not be initialised at all.
         """
-        arguments = _InitializeArgs(flags=_CKF_OS_LOCKING_OK)
-        value = self._functions["C_Initialize"](byref(arguments))
+        initialize = self._function("C_Initialize")
+        value = initialize(byref(structures.InitializeArgs(flags=_CKF_OS_LOCKING_OK)))
         if value == rv.CKR_OK:
             return Initialised(thread_safe=True, by_us=True)
         if value == rv.CKR_CRYPTOKI_ALREADY_INITIALIZED:
             return Initialised(thread_safe=False, by_us=False)  # by whom and how can not be known
         # Some modules can not lock (CKR_CANT_LOCK); others take nothing but NULL and say so in many ways.
-        value = self._functions["C_Initialize"](None)
+        value = initialize(None)
         if value not in {rv.CKR_OK, rv.CKR_CRYPTOKI_ALREADY_INITIALIZED}:
             raise ModuleError(f"{self._path} can not be initialised", ckr=rv.name_of(value))
         return Initialised(thread_safe=False, by_us=value == rv.CKR_OK)
 
     def finalise(self) -> None:
-        """Undo :meth:`initialise`: every session, login and handle is gone.
-
-        Raises:
-            ReturnValue: the module refused.
-        """
+        """Undo :meth:`initialise`: every session, login and handle is gone."""
         self._call("C_Finalize", None)
+
+    def info(self) -> structures.Info:
+        """What the module says of itself."""
+        info = structures.Info()
+        self._call("C_GetInfo", byref(info))
+        return info
+
+    def slots(self) -> list[int]:
+        """The numbers of the slots that hold a token."""
+        return self._list("C_GetSlotList", 1)
+
+    def slot_info(self, slot: int) -> structures.SlotInfo:
+        """What the module says of a slot."""
+        info = structures.SlotInfo()
+        self._call("C_GetSlotInfo", slot, byref(info))
+        return info
+
+    def token_info(self, slot: int) -> structures.TokenInfo:
+        """What the token in a slot says of itself now."""
+        info = structures.TokenInfo()
+        self._call("C_GetTokenInfo", slot, byref(info))
+        return info
+
+    def mechanisms(self, slot: int) -> list[int]:
+        """The numbers of the mechanisms that a token lists."""
+        return self._list("C_GetMechanismList", slot)
+
+    def mechanism_info(self, slot: int, mechanism: int) -> structures.MechanismInfo:
+        """What a token says of a mechanism."""
+        info = structures.MechanismInfo()
+        self._call("C_GetMechanismInfo", slot, mechanism, byref(info))
+        return info
+
+    def _list(self, function: str, first: int) -> list[int]:
+        """Call a function that gives a list: once for its length, once for it; again if it grew in between."""
+        count = c_ulong()
+        while True:
+            self._call(function, first, None, byref(count))
+            numbers = (c_ulong * count.value)()
+            try:
+                self._call(function, first, numbers, byref(count))
+            except ReturnValue as error:
+                if error.name != "CKR_BUFFER_TOO_SMALL":
+                    raise
+                continue
+            return list(numbers[: count.value])
+
+    def open_session(self, slot: int) -> int:
+        """Open a session that reads. It never logs in or out by itself.
+
+        Returns:
+            The session's handle.
+        """
+        handle = c_ulong()
+        self._call("C_OpenSession", slot, _CKF_SERIAL_SESSION, None, None, byref(handle))
+        return handle.value
+
+    def close_session(self, session: int) -> None:
+        """Close a session; with the token's last one of this process its login ends."""
+        self._call("C_CloseSession", session)
 
     def login(self, session: int, pin: str | None, user: str = "user") -> None:
         """Log in.
@@ -188,12 +193,13 @@ class Cryptoki:
             pin: the PIN; None for a token that asks for it on its own pad.
             user: ``user``, ``so`` (the security officer), or ``operation``: the user once more, for the operation just
                 begun with a key that asks each time.
-
-        Raises:
-            ReturnValue: the token refused.
         """
         with _wiped(pin) as (address, size):
             self._call("C_Login", session, _USERS[user], address, size)
+
+    def logout(self, session: int) -> None:
+        """Log out, in all sessions of this process."""
+        self._call("C_Logout", session)
 
     def init_token(self, slot: int, so_pin: str, label: str) -> None:
         """Initialise the token in a slot, which destroys all that is on it.
@@ -202,32 +208,51 @@ class Cryptoki:
             slot: the slot's number.
             so_pin: the security officer's PIN: a new one for a blank token, or else the one it has.
             label: at most 32 bytes of UTF-8.
-
-        Raises:
-            ReturnValue: the token refused.
         """
         with _wiped(so_pin) as (address, size):
             self._call("C_InitToken", slot, address, size, label.encode().ljust(_LABEL_SIZE))
 
-    def logout(self, session: int) -> None:
-        """Log the user out, in all sessions of this process.
+    def find(self, session: int, object_class: int) -> list[int]:
+        """The handles of all objects of a class (``CKO_...``) that show now."""
+        wanted = c_ulong(object_class)
+        template = structures.Attribute(0, addressof(wanted), sizeof(wanted))  # CKA_CLASS
+        handles, count = (c_ulong * _SEARCH_BATCH)(), c_ulong()
+        found: list[int] = []
+        self._call("C_FindObjectsInit", session, byref(template), 1)
+        try:
+            while True:
+                self._call("C_FindObjects", session, handles, _SEARCH_BATCH, byref(count))
+                if not count.value:
+                    return found
+                found += handles[: count.value]
+        finally:
+            self._call("C_FindObjectsFinal", session)
 
-        Raises:
-            ReturnValue: the token refused.
-        """
-        self._call("C_Logout", session)
+    def attributes(self, session: int, handle: int, types: Iterable[int]) -> dict[int, bytes]:
+        """An object's attributes (``CKA_...``); those that it does not have or does not tell are left out."""
+        types = list(types)
+        template = (structures.Attribute * len(types))(*[structures.Attribute(number, None, 0) for number in types])
+        get = self._function("C_GetAttributeValue")
+        if get(session, handle, template, len(types)):
+            # The standard wants the lengths of the others all the same; not every module reads that far.
+            for attribute in template:
+                if get(session, handle, byref(attribute), 1):
+                    attribute.length = _UNAVAILABLE
+        there = [attribute for attribute in template if attribute.length <= _LARGEST_ATTRIBUTE]
+        rooms = [(c_ubyte * attribute.length)() for attribute in there]
+        for attribute, room in zip(there, rooms, strict=True):
+            attribute.value = addressof(room)
+        wanted = (structures.Attribute * len(there))(*there)
+        if there:
+            self._call("C_GetAttributeValue", session, handle, wanted, len(there))
+        return {attribute.type: bytes(room)[: attribute.length] for attribute, room in zip(wanted, rooms, strict=True)}
 
     def sign_init(self, session: int, mechanism: Mechanism, key: int) -> None:
-        """Begin a signature.
-
-        Raises:
-            ReturnValue: the token refused.
-        """
+        """Begin a signature with a key's handle."""
         structure = self._mechanisms.get(mechanism)
         if structure is None:
-            structure = self._mechanisms[mechanism] = _mechanism(mechanism)
-        if value := self._sign_init(session, structure, key):
-            raise ReturnValue(rv.name_of(value), "C_SignInit")
+            structure = self._mechanisms[mechanism] = _structure(mechanism)
+        self._call("C_SignInit", session, structure, key)
 
     def sign(self, session: int, data: bytes) -> bytes:
         """Finish a signature that :meth:`sign_init` began, in one call.
@@ -235,12 +260,32 @@ class Cryptoki:
         Args:
             session: the session's handle.
             data: what the mechanism takes: a digest, a DigestInfo, a padded block or the message.
-
-        Raises:
-            ReturnValue: the token refused.
         """
-        length = c_ulong(_LARGEST_SIGNATURE)
-        room = _Signature()
-        if value := self._sign(session, data, len(data), room, byref(length)):
-            raise ReturnValue(rv.name_of(value), "C_Sign")
+        length, room = c_ulong(_LARGEST_SIGNATURE), _Signature()
+        self._call("C_Sign", session, data, len(data), room, byref(length))
         return ctypes.string_at(room, length.value)
+
+
+def _structure(mechanism: Mechanism) -> Any:
+    """A pointer to the ``CK_MECHANISM``; ctypes keeps alive what it points to."""
+    structure = structures.Mechanism(mechanism.number)
+    if mechanism.parameter:
+        parameter = (c_ulong * len(mechanism.parameter))(*mechanism.parameter)
+        structure.parameter = ctypes.cast(parameter, c_void_p)
+        structure.parameter_length = sizeof(parameter)
+    return ctypes.pointer(structure)
+
+
+@contextmanager
+def _wiped(pin: str | None) -> Iterator[tuple[int | None, int]]:
+    """A copy of a PIN for C: its address and length in bytes; overwritten afterwards. None stays None."""
+    if pin is None:
+        yield None, 0
+        return
+    copy = bytearray(pin, "utf-8")
+    del pin
+    array = (c_ubyte * len(copy)).from_buffer(copy)
+    try:
+        yield addressof(array), len(copy)
+    finally:
+        copy[:] = bytes(len(copy))

@@ -5,16 +5,14 @@ take a digest; let it hash the message itself; or pad here and let it do the bar
 of PKCS #11 v3.1 (pkcs11t.h); paddings are those of RFC 8017 (PKCS #1 v2.2).
 """
 
-from __future__ import annotations
+# No postponed annotations here: named tuples would compile each of their fields' types anew, at every start.
 
 import hashlib
-import secrets
-from typing import TYPE_CHECKING, NamedTuple
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from tokenauth.pkcs11.cryptoki import Mechanism
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["SIGNING_MECHANISMS", "KeyShape", "MechanismInfo", "Payload", "SignatureScheme", "Way", "ways"]
 
@@ -147,7 +145,7 @@ def _mgf1(seed: bytes, length: int, digest: str) -> bytes:
 def _padded_pss(scheme: SignatureScheme, key: KeyShape, payload: Payload) -> bytes:
     """EMSA-PSS (RFC 8017 section 9.1.1), put in front of the missing high bytes of the modulus."""
     size, bits = (key.bits + 6) // 8, key.bits - 1
-    salt = secrets.token_bytes(scheme.salt)
+    salt = os.urandom(scheme.salt)
     digest = hashlib.new(scheme.digest, bytes(8) + payload.digested(scheme) + salt).digest()
     block = (b"\x01" + salt).rjust(size - len(digest) - 1, b"\x00")
     mask = _mgf1(digest, len(block), scheme.digest)

@@ -8,13 +8,18 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, NamedTuple
 
 from tokenauth.errors import ModuleError, TokenNotFound
-from tokenauth.pkcs11 import binding
 from tokenauth.pkcs11.cryptoki import Cryptoki
-from tokenauth.pkcs11.returnvalues import ReturnValue, name_of_exception
-from tokenauth.pkcs11.tokens import Token
-from tokenauth.uri import LibraryInfo
+from tokenauth.pkcs11.returnvalues import ReturnValue
+from tokenauth.pkcs11.tokens import SlotReading, Token
+from tokenauth.uri import LibraryInfo, SlotInfo, TokenInfo
 
 __all__ = ["Module", "SlotFailure", "load_module"]
+
+
+_CKF_TOKEN_INITIALIZED = 0x400  # CK_TOKEN_INFO
+_CKF_REMOVABLE_DEVICE = 0x2  # CK_SLOT_INFO
+#: What a slot answers whose token left since the list was made, or that holds something else.
+_EMPTY = {"CKR_TOKEN_NOT_PRESENT", "CKR_TOKEN_NOT_RECOGNIZED"}
 
 
 class SlotFailure(NamedTuple):
@@ -47,16 +52,15 @@ class Module:
     def __init__(self, path: str) -> None:
         self.path = path
         self.cryptoki = Cryptoki(path)
-        try:
-            self._library, initialised = binding.load(path, self.cryptoki)
-        except binding.python_pkcs11().PKCS11Error as error:
-            raise ModuleError(f"{path} can not be used", ckr=name_of_exception(error)) from error
-        self.thread_safe = initialised.thread_safe
+        self.thread_safe = self.cryptoki.initialise().thread_safe
         self._lock: AbstractContextManager[Any] = nullcontext() if self.thread_safe else threading.RLock()
-        self._tokens: dict[tuple[str, str, str], Token] = {}
-        self.info = LibraryInfo(
-            self._library.manufacturer_id, self._library.library_description, self._library.library_version
-        )
+        self._tokens: dict[TokenInfo, Token] = {}
+        try:
+            info = self.cryptoki.info()
+        except ReturnValue as error:
+            raise ModuleError(f"{path} can not be used", ckr=error.name) from error
+        version = (info.version.major, info.version.minor)
+        self.info = LibraryInfo(_text(info.manufacturer), _text(info.description), version)
 
     def __repr__(self) -> str:
         return f"<Module {self.path}>"
@@ -74,24 +78,33 @@ class Module:
         Raises:
             ModuleError: the module does not even give its slots.
         """
-        pkcs11 = binding.python_pkcs11()
         tokens, failures = [], []
         with self.guard():
-            try:
-                slots = self._library.get_slots(token_present=True)
-            except pkcs11.PKCS11Error as error:
-                raise ModuleError(f"{self.path} does not list its slots", ckr=name_of_exception(error)) from error
-            for slot in slots:
+            for slot in self._slots():
                 try:
-                    handle = slot.get_token()
-                except (pkcs11.TokenNotPresent, pkcs11.TokenNotRecognised):
+                    reading = self._read(slot)
+                except ReturnValue as error:
+                    if error.name not in _EMPTY:
+                        failures.append(SlotFailure(slot, error.name))
                     continue
-                except pkcs11.PKCS11Error as error:
-                    failures.append(SlotFailure(slot.slot_id, name_of_exception(error)))
-                    continue
-                if handle.flags & pkcs11.TokenFlag.TOKEN_INITIALIZED:
-                    tokens.append(self._token(handle))
+                if reading.flags & _CKF_TOKEN_INITIALIZED:
+                    tokens.append(self._token(reading))
         return tokens, failures
+
+    def _slots(self) -> list[int]:
+        try:
+            return self.cryptoki.slots()
+        except ReturnValue as error:
+            raise ModuleError(f"{self.path} does not list its slots", ckr=error.name) from error
+
+    def _read(self, slot: int) -> SlotReading:
+        slot_info, info = self.cryptoki.slot_info(slot), self.cryptoki.token_info(slot)
+        return SlotReading(
+            SlotInfo(slot, _text(slot_info.description), _text(slot_info.manufacturer)),
+            TokenInfo(_text(info.label), _text(info.manufacturer), _text(info.model), _text(info.serial)),
+            info.flags,
+            bool(slot_info.flags & _CKF_REMOVABLE_DEVICE),
+        )
 
     def blank_slot(self) -> int:
         """The number of a slot whose token is not initialised yet.
@@ -99,11 +112,10 @@ class Module:
         Raises:
             TokenNotFound: there is none.
         """
-        pkcs11 = binding.python_pkcs11()
         with self.guard():
-            for slot in self._library.get_slots(token_present=True):
-                if not slot.get_token().flags & pkcs11.TokenFlag.TOKEN_INITIALIZED:
-                    return int(slot.slot_id)
+            for slot in self._slots():
+                if not self._read(slot).flags & _CKF_TOKEN_INITIALIZED:
+                    return slot
         raise TokenNotFound(f"{self.path} shows no slot with a blank token")
 
     def reload(self) -> None:
@@ -120,13 +132,16 @@ class Module:
                 self.cryptoki.finalise()
             self.cryptoki.initialise()
 
-    def _token(self, handle: Any) -> Token:
-        serial = handle.serial.decode("utf-8", "replace").rstrip("\0 ")
-        key = (handle.label, handle.manufacturer_id, serial)
-        token = self._tokens.get(key)
-        if token is None or token.slot.id != handle.slot.slot_id:
-            token = self._tokens[key] = Token(self.path, self.cryptoki, self.guard(), handle)
+    def _token(self, reading: SlotReading) -> Token:
+        token = self._tokens.get(reading.token)
+        if token is None or token.slot != reading.slot:
+            token = self._tokens[reading.token] = Token(self.path, self.cryptoki, self.guard(), reading)
         return token
+
+
+def _text(padded: bytes) -> str:
+    """A field of fixed size, padded with blanks or, in some modules, NULs."""
+    return padded.decode("utf-8", "replace").rstrip("\0 ")
 
 
 _loaded: dict[str, Module] = {}

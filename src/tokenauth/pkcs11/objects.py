@@ -1,21 +1,56 @@
 """Certificates and keys as they lie on a token, read without a login as far as the token allows."""
 
-from __future__ import annotations
+# No postponed annotations here: named tuples would compile each of their fields' types anew, at every start.
 
-import struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
-from tokenauth.pkcs11.binding import python_pkcs11
+from tokenauth.pkcs11.returnvalues import ReturnValue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from tokenauth.pkcs11.tokens import Token
 
-__all__ = ["CertificateObject", "KeyObject", "Objects", "carries", "find_private_keys", "read_objects"]
+__all__ = [
+    "CertificateObject",
+    "KeyObject",
+    "Objects",
+    "carries",
+    "find_private_keys",
+    "find_public_keys",
+    "read_objects",
+]
+
+# Numbers of pkcs11t.h.
+_CKO_CERTIFICATE, _CKO_PUBLIC_KEY, _CKO_PRIVATE_KEY = 1, 2, 3
+_CKA_PRIVATE, _CKA_LABEL, _CKA_VALUE, _CKA_CERTIFICATE_CATEGORY = 0x2, 0x3, 0x11, 0x87
+_CKA_KEY_TYPE, _CKA_ID, _CKA_SENSITIVE, _CKA_SIGN = 0x100, 0x102, 0x103, 0x108
+_CKA_MODULUS, _CKA_PUBLIC_EXPONENT, _CKA_EXTRACTABLE = 0x120, 0x122, 0x162
+_CKA_EC_PARAMS, _CKA_EC_POINT, _CKA_ALWAYS_AUTHENTICATE = 0x180, 0x181, 0x202
+#: CKK_RSA, CKK_EC, CKK_EC_EDWARDS: the type's name, and the attributes that make the public half.
+_KEY_TYPES = {
+    0x0: ("rsa", (_CKA_MODULUS, _CKA_PUBLIC_EXPONENT)),
+    0x3: ("ec", (_CKA_EC_POINT, _CKA_EC_PARAMS)),
+    0x40: ("ed25519", (_CKA_EC_POINT, _CKA_EC_PARAMS)),
+}
+_CERTIFICATE_ATTRIBUTES = (_CKA_VALUE, _CKA_ID, _CKA_LABEL, _CKA_CERTIFICATE_CATEGORY)
+_KEY_ATTRIBUTES = {
+    _CKO_PUBLIC_KEY: (_CKA_KEY_TYPE, _CKA_ID, _CKA_LABEL),
+    _CKO_PRIVATE_KEY: (
+        _CKA_KEY_TYPE,
+        _CKA_ID,
+        _CKA_LABEL,
+        _CKA_PRIVATE,
+        _CKA_SIGN,
+        _CKA_SENSITIVE,
+        _CKA_EXTRACTABLE,
+        _CKA_ALWAYS_AUTHENTICATE,
+    ),
+}
 
 _DER_OCTET_STRING = 0x04
 _UNCOMPRESSED_POINT = 0x04
+_ONE_LENGTH_BYTE = 0x81
 
 
 class CertificateObject(NamedTuple):
@@ -43,6 +78,7 @@ class KeyObject(NamedTuple):
         label: ``CKA_LABEL``, empty if it has none.
         type: ``rsa``, ``ec``, ``ed25519``, or ``other``.
         public: what identifies the public half: the RSA modulus, or the EC or Edwards point; empty if unknown.
+        parameters: the rest of the public half: the RSA exponent, or ``CKA_EC_PARAMS``; empty if unknown.
         private: it shows only after a login (``CKA_PRIVATE``).
         signs: ``CKA_SIGN``; a key that does not say is taken to sign.
         extractable: the key can leave the token (``CKA_EXTRACTABLE``, and not ``CKA_SENSITIVE``).
@@ -54,6 +90,7 @@ class KeyObject(NamedTuple):
     label: str
     type: str
     public: bytes
+    parameters: bytes
     private: bool
     signs: bool
     extractable: bool
@@ -68,29 +105,38 @@ class Objects(NamedTuple):
     private_keys: tuple[KeyObject, ...]
 
 
-def read_objects(token: Token) -> Objects:
-    """Read all X.509 certificates and keys that the token shows; one that can not be read is left out.
+def read_objects(token: "Token") -> Objects:
+    """Read all certificates and keys that the token shows; one that can not be read is left out.
 
     Raises:
         TokenAuthError: the token does not list its objects.
     """
-    kinds = python_pkcs11().ObjectClass
     with token.session("reading its objects") as session:
         return Objects(
-            tuple(_certificates(_search(session, kinds.CERTIFICATE))),
-            tuple(_keys(_search(session, kinds.PUBLIC_KEY))),
-            tuple(_keys(_search(session, kinds.PRIVATE_KEY))),
+            tuple(_certificates(token, session)),
+            tuple(_keys(token, session, _CKO_PUBLIC_KEY)),
+            tuple(_keys(token, session, _CKO_PRIVATE_KEY)),
         )
 
 
-def find_private_keys(token: Token) -> tuple[KeyObject, ...]:
+def find_private_keys(token: "Token") -> tuple[KeyObject, ...]:
     """The private keys that the token shows now.
 
     Raises:
         TokenAuthError: the token does not list its objects.
     """
     with token.session("looking for the private key") as session:
-        return tuple(_keys(_search(session, python_pkcs11().ObjectClass.PRIVATE_KEY)))
+        return tuple(_keys(token, session, _CKO_PRIVATE_KEY))
+
+
+def find_public_keys(token: "Token") -> tuple[KeyObject, ...]:
+    """The public keys that the token shows now.
+
+    Raises:
+        TokenAuthError: the token does not list its objects.
+    """
+    with token.session("looking for the public key") as session:
+        return tuple(_keys(token, session, _CKO_PUBLIC_KEY))
 
 
 def carries(certificate: bytes, public: bytes) -> bool:
@@ -108,70 +154,75 @@ def carries(certificate: bytes, public: bytes) -> bool:
     return public in certificate
 
 
-def _search(session: Any, kind: Any) -> list[Any]:
-    # Read to the end at once: a search that is half read blocks its session.
-    return list(session.get_objects({python_pkcs11().Attribute.CLASS: kind}, batch_size=64))
-
-
-def _get(thing: Any, attribute: Any, default: Any) -> Any:
-    """An attribute's value; the default if the token does not give it, or gives something that is no such value."""
-    try:
-        return thing[attribute]
-    except (python_pkcs11().PKCS11Error, ValueError, LookupError, NotImplementedError, struct.error):
-        return default
-
-
-def _certificates(found: Iterable[Any]) -> Iterable[CertificateObject]:
-    attribute = python_pkcs11().Attribute
-    for thing in found:
-        if der := _get(thing, attribute.VALUE, b""):
-            yield CertificateObject(
-                der,
-                _get(thing, attribute.ID, b""),
-                _get(thing, attribute.LABEL, ""),
-                int(_get(thing, attribute.CERTIFICATE_CATEGORY, 0)),
-            )
-
-
-def _keys(found: Iterable[Any]) -> Iterable[KeyObject]:
-    attribute = python_pkcs11().Attribute
-    for thing in found:
-        kind = _key_type(thing)
-        yield KeyObject(
-            handle=thing.handle,
-            id=_get(thing, attribute.ID, b""),
-            label=_get(thing, attribute.LABEL, ""),
-            type=kind,
-            public=_public(thing, kind),
-            private=_get(thing, attribute.PRIVATE, True),
-            signs=_get(thing, attribute.SIGN, True),
-            extractable=_get(thing, attribute.EXTRACTABLE, False) and not _get(thing, attribute.SENSITIVE, True),
-            always_authenticate=_get(thing, attribute.ALWAYS_AUTHENTICATE, False),
-        )
-
-
-def _key_type(thing: Any) -> str:
-    pkcs11 = python_pkcs11()
-    names = {pkcs11.KeyType.RSA: "rsa", pkcs11.KeyType.EC: "ec", pkcs11.KeyType.EC_EDWARDS: "ed25519"}
-    return names.get(_get(thing, pkcs11.Attribute.KEY_TYPE, None), "other")
-
-
-def _public(thing: Any, kind: str) -> bytes:
-    attribute = python_pkcs11().Attribute
-    if kind == "rsa":
-        return bytes(_get(thing, attribute.MODULUS, b"")).lstrip(b"\0")
-    point: bytes = _get(thing, attribute.EC_POINT, b"")
-    return unwrapped_point(point)
-
-
-def unwrapped_point(point: bytes) -> bytes:
+def bare_point(point: bytes) -> bytes:
     """The bare point of ``CKA_EC_POINT``, which is a DER OCTET STRING (PKCS #11 v3.1, 6.3.3) or, in some modules, bare.
 
     A bare uncompressed point starts with 04 as well; its length tells the two apart.
     """
-    if len(point) > 2 and point[0] == _DER_OCTET_STRING:
-        if point[1] == len(point) - 2:
-            return point[2:]
-        if point[1] == 0x81 and point[2] == len(point) - 3:
-            return point[3:]
+    if point[:1] == bytes([_DER_OCTET_STRING]):
+        header = 3 if point[1:2] == bytes([_ONE_LENGTH_BYTE]) else 2
+        if len(point) > header and point[header - 1] == len(point) - header:
+            return point[header:]
     return point
+
+
+def _certificates(token: "Token", session: int) -> Iterator[CertificateObject]:
+    for _, found in _objects(token, session, _CKO_CERTIFICATE, _CERTIFICATE_ATTRIBUTES):
+        if found.get(_CKA_VALUE):
+            category = _number(found.get(_CKA_CERTIFICATE_CATEGORY))
+            yield CertificateObject(found[_CKA_VALUE], found.get(_CKA_ID, b""), _label(found), category)
+
+
+def _keys(token: "Token", session: int, object_class: int) -> Iterator[KeyObject]:
+    for handle, found in _objects(token, session, object_class, _KEY_ATTRIBUTES[object_class]):
+        kind, (public, parameters) = _public_half(token, session, handle, _number(found.get(_CKA_KEY_TYPE, b"\xff")))
+        sensitive = _flag(found, _CKA_SENSITIVE, default=True)
+        yield KeyObject(
+            handle=handle,
+            id=found.get(_CKA_ID, b""),
+            label=_label(found),
+            type=kind,
+            public=public,
+            parameters=parameters,
+            private=_flag(found, _CKA_PRIVATE, default=True),
+            signs=_flag(found, _CKA_SIGN, default=True),
+            extractable=_flag(found, _CKA_EXTRACTABLE, default=False) and not sensitive,
+            always_authenticate=_flag(found, _CKA_ALWAYS_AUTHENTICATE, default=False),
+        )
+
+
+def _objects(
+    token: "Token", session: int, object_class: int, types: tuple[int, ...]
+) -> Iterator[tuple[int, dict[int, bytes]]]:
+    """The objects of a class, with those attributes that they tell; one that fails is left out."""
+    for handle in token.cryptoki.find(session, object_class):
+        try:
+            yield handle, token.cryptoki.attributes(session, handle, types)
+        except ReturnValue:
+            continue
+
+
+def _public_half(token: "Token", session: int, handle: int, key_type: int) -> tuple[str, tuple[bytes, bytes]]:
+    if key_type not in _KEY_TYPES:
+        return "other", (b"", b"")
+    kind, types = _KEY_TYPES[key_type]
+    try:
+        found = token.cryptoki.attributes(session, handle, types)
+    except ReturnValue:
+        found = {}
+    public, parameters = (found.get(number, b"") for number in types)
+    return kind, (public.lstrip(b"\0") if kind == "rsa" else bare_point(public), parameters)
+
+
+def _label(found: dict[int, bytes]) -> str:
+    return found.get(_CKA_LABEL, b"").decode("utf-8", "replace").rstrip("\0")
+
+
+def _number(value: bytes | None) -> int:
+    """A ``CK_ULONG``; what is none counts as a number that means nothing."""
+    return int.from_bytes(value, sys.byteorder) if value is not None else 0
+
+
+def _flag(found: dict[int, bytes], number: int, *, default: bool) -> bool:
+    value = found.get(number)
+    return any(value) if value else default

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tokenauth.errors import IdentityNotFound, TokenAuthError
-from tokenauth.pkcs11.binding import python_pkcs11
-from tokenauth.pkcs11.objects import unwrapped_point
+from tokenauth.pkcs11.keys import matching_key
+from tokenauth.pkcs11.objects import KeyObject, find_public_keys
 
 if TYPE_CHECKING:
     from tokenauth.pkcs11.keys import KeyReference
@@ -33,39 +33,26 @@ def read_public_key(token: Token, reference: KeyReference) -> Any:
         IdentityNotFound: there is no such public key.
         TokenAuthError: it is of a kind that is not supported, or the token does not answer.
     """
-    pkcs11 = python_pkcs11()
-    template: dict[Any, Any] = {pkcs11.Attribute.CLASS: pkcs11.ObjectClass.PUBLIC_KEY}
-    if reference.id:
-        template[pkcs11.Attribute.ID] = reference.id
-    if reference.label:
-        template[pkcs11.Attribute.LABEL] = reference.label
-    with token.session("reading a public key") as session:
-        found = list(session.get_objects(template))
-        if not found:
-            raise IdentityNotFound(f"no public key {reference.label!r} is on it", token=token.label)
-        try:
-            return _public_key(found[0])
-        except ValueError as error:
-            raise TokenAuthError(
-                f"its public key {reference.label!r} is unusable: {error}", token=token.label
-            ) from error
+    found = matching_key(reference, find_public_keys(token))
+    if found is None:
+        raise IdentityNotFound(f"no public key {reference.label!r} is on it", token=token.label)
+    try:
+        return _public_key(found)
+    except ValueError as error:
+        raise TokenAuthError(f"its public key {reference.label!r} is unusable: {error}", token=token.label) from error
 
 
-def _public_key(found: Any) -> Any:
+def _public_key(found: KeyObject) -> Any:
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-    pkcs11 = python_pkcs11()
-    attribute = pkcs11.Attribute
-    kind = found[attribute.KEY_TYPE]
-    if kind == pkcs11.KeyType.RSA:
-        exponent, modulus = (int.from_bytes(found[a], "big") for a in (attribute.PUBLIC_EXPONENT, attribute.MODULUS))
+    if found.type == "rsa":
+        exponent, modulus = (int.from_bytes(number, "big") for number in (found.parameters, found.public))
         return rsa.RSAPublicNumbers(exponent, modulus).public_key()
-    point = unwrapped_point(found[attribute.EC_POINT])
-    if kind == pkcs11.KeyType.EC:
-        name = _CURVES.get(found[attribute.EC_PARAMS])
+    if found.type == "ec":
+        name = _CURVES.get(found.parameters)
         if name is None:
             raise ValueError("its curve is none of P-256, P-384 and P-521")
-        return ec.EllipticCurvePublicKey.from_encoded_point(getattr(ec, name)(), point)
-    if kind == pkcs11.KeyType.EC_EDWARDS:
-        return ed25519.Ed25519PublicKey.from_public_bytes(point)
-    raise ValueError(f"{kind!r} is neither RSA, EC nor Ed25519")
+        return ec.EllipticCurvePublicKey.from_encoded_point(getattr(ec, name)(), found.public)
+    if found.type == "ed25519":
+        return ed25519.Ed25519PublicKey.from_public_bytes(found.public)
+    raise ValueError("it is neither RSA, EC nor Ed25519")

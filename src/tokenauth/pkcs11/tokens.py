@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
-import secrets
+import os
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tokenauth.errors import ModuleError, PinLocked, PinRefused, PinRequired, TokenAuthError
 from tokenauth.pin import PinRequest
-from tokenauth.pkcs11.binding import python_pkcs11
 from tokenauth.pkcs11.mechanisms import SIGNING_MECHANISMS, MechanismInfo
-from tokenauth.pkcs11.returnvalues import ReturnValue, error_for, name_of_exception
+from tokenauth.pkcs11.returnvalues import ReturnValue, error_for
 from tokenauth.pkcs11.sessions import SessionPool
-from tokenauth.uri import SlotInfo, TokenInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,13 +20,13 @@ if TYPE_CHECKING:
 
     from tokenauth.pin import PinSource
     from tokenauth.pkcs11.cryptoki import Cryptoki, Mechanism
+    from tokenauth.uri import SlotInfo, TokenInfo
 
-__all__ = ["Credentials", "Token"]
+__all__ = ["Credentials", "SlotReading", "Token"]
 
 # CK_TOKEN_INFO flags, PKCS #11 v3.1 section 3.2.
 _CKF_LOGIN_REQUIRED, _CKF_PROTECTED_AUTHENTICATION_PATH = 0x4, 0x100
 _CKF_USER_PIN_COUNT_LOW, _CKF_USER_PIN_FINAL_TRY, _CKF_USER_PIN_LOCKED = 0x10000, 0x20000, 0x40000
-_CKF_REMOVABLE_DEVICE = 0x2  # CK_SLOT_INFO
 #: The most serious first.
 _PIN_STATES: tuple[tuple[int, Literal["low", "final", "locked"]], ...] = (
     (_CKF_USER_PIN_LOCKED, "locked"),
@@ -39,7 +36,7 @@ _PIN_STATES: tuple[tuple[int, Literal["low", "final", "locked"]], ...] = (
 _MOST_SESSIONS = 8
 
 #: Keys the hashes by which refused PINs are remembered, so that they say nothing outside this process.
-_hash_key = secrets.token_bytes(32)
+_hash_key = os.urandom(32)
 
 
 class Credentials(NamedTuple):
@@ -57,6 +54,22 @@ class Credentials(NamedTuple):
         return f"Credentials(reason={self.reason!r})"
 
 
+class SlotReading(NamedTuple):
+    """What a slot and the token in it said when they were looked at.
+
+    Args:
+        slot: the slot.
+        token: the token.
+        flags: of ``CK_TOKEN_INFO``.
+        removable: the token can be taken out (``CKF_REMOVABLE_DEVICE``).
+    """
+
+    slot: SlotInfo
+    token: TokenInfo
+    flags: int
+    removable: bool
+
+
 class Token:
     """A token in a slot. Made by :class:`tokenauth.pkcs11.modules.Module`.
 
@@ -64,21 +77,21 @@ class Token:
         module: the path of its module.
         info: label, manufacturer, model and serial number.
         slot: the slot that it is in.
+        guard: to be held around every call into its module.
         stale: its module was initialised again since; all its sessions are gone.
     """
 
-    def __init__(self, module: str, cryptoki: Cryptoki, guard: AbstractContextManager[Any], handle: Any) -> None:
-        slot = handle.slot
-        serial = handle.serial.decode("utf-8", "replace").rstrip("\0 ")
+    def __init__(
+        self, module: str, cryptoki: Cryptoki, guard: AbstractContextManager[Any], reading: SlotReading
+    ) -> None:
         self.module = module
-        self.info = TokenInfo(handle.label, handle.manufacturer_id, handle.model, serial)
-        self.slot = SlotInfo(slot.slot_id, slot.slot_description, slot.manufacturer_id)
+        self.info = reading.token
+        self.slot = reading.slot
         self.cryptoki = cryptoki
-        self._guard = guard
-        self._handle = handle
-        self._flags = int(handle.flags)
-        removable = int(slot.flags) & _CKF_REMOVABLE_DEVICE
-        self._sessions = SessionPool(handle.open, 1 if removable else _MOST_SESSIONS)
+        self.guard = guard
+        self._flags = reading.flags
+        limit = 1 if reading.removable else _MOST_SESSIONS
+        self._sessions = SessionPool(lambda: cryptoki.open_session(reading.slot.id), limit)
         self._mechanisms: dict[int, MechanismInfo] | None = None
         self._login_lock = threading.Lock()
         self._logged_in = False
@@ -117,16 +130,14 @@ class Token:
     def _translate(self, doing: str) -> Iterator[None]:
         """Turn what the module answers into an error of this token."""
         try:
-            with self._guard:
+            with self.guard:
                 yield
         except ReturnValue as error:
             raise error_for(error.name, doing, self.label) from error
-        except python_pkcs11().PKCS11Error as error:
-            raise error_for(name_of_exception(error), doing, self.label) from error
 
     @contextmanager
-    def session(self, doing: str) -> Iterator[Any]:
-        """Lend one of python-pkcs11's sessions.
+    def session(self, doing: str) -> Iterator[int]:
+        """Lend a session: its handle.
 
         Args:
             doing: what for, as in "it failed while DOING".
@@ -152,28 +163,13 @@ class Token:
         Raises:
             ReturnValue: the token refused.
         """
-        with self._guard:
+        with self.guard:
             session = self._sessions.take()
             try:
-                handle = session.handle
-                self.cryptoki.sign_init(handle, mechanism, key)
-                return self.cryptoki.sign(handle, data)
+                self.cryptoki.sign_init(session, mechanism, key)
+                return self.cryptoki.sign(session, data)
             finally:
                 self._sessions.give(session)
-
-    @contextmanager
-    def writable_session(self, doing: str) -> Iterator[Any]:
-        """Open one of python-pkcs11's sessions that may write, and close it afterwards.
-
-        Raises:
-            TokenAuthError: what the token answered, in the block or before it.
-        """
-        with self._translate(doing):
-            session = self._handle.open(rw=True)
-            try:
-                yield session
-            finally:
-                session.close()
 
     def refresh(self) -> None:
         """Read the token's flags again.
@@ -183,16 +179,24 @@ class Token:
             TokenAuthError: whatever else it answers.
         """
         with self._translate("reading its state"):
-            self._flags = int(self._handle.slot.get_token().flags)
+            self._flags = int(self.cryptoki.token_info(self.slot.id).flags)
 
     def mechanisms(self) -> Mapping[int, MechanismInfo]:
         """What the token says it can sign with: mechanism number to sizes and flags."""
         if self._mechanisms is None:
             with self._translate("listing its mechanisms"):
-                slot = self._handle.slot
-                listed = SIGNING_MECHANISMS.intersection(map(int, slot.get_mechanisms()))
-                self._mechanisms = {number: info for number in listed if (info := _mechanism_info(slot, number))}
+                listed = SIGNING_MECHANISMS.intersection(self.cryptoki.mechanisms(self.slot.id))
+                infos = {number: self._mechanism_info(number) for number in listed}
+                self._mechanisms = {number: info for number, info in infos.items() if info is not None}
         return self._mechanisms
+
+    def _mechanism_info(self, number: int) -> MechanismInfo | None:
+        """One mechanism's sizes and flags; None if the token lists it and then does not know it."""
+        try:
+            info = self.cryptoki.mechanism_info(self.slot.id, number)
+        except ReturnValue:
+            return None
+        return MechanismInfo(info.smallest_key, info.largest_key, info.flags)
 
     def login(self, credentials: Credentials) -> None:
         """Log in, unless this process has; threads that need the same login wait for one.
@@ -238,7 +242,7 @@ class Token:
         raise PinRequired("a PIN is needed to use its key, and the PIN source gave none", token=self.label)
 
     def _send(self, pin: str) -> None:
-        mark = hmac.digest(_hash_key, pin.encode("utf-8", "surrogatepass"), hashlib.sha256)
+        mark = hashlib.blake2b(pin.encode("utf-8", "surrogatepass"), key=_hash_key).digest()
         if mark in self._refused:
             del pin  # whoever prints this frame's variables with the traceback must not print it
             raise PinRefused(
@@ -247,7 +251,7 @@ class Token:
         with self.session("logging in") as session:
             failed = ""
             try:
-                self.cryptoki.login(session.handle, pin)
+                self.cryptoki.login(session, pin)
             except ReturnValue as error:
                 failed = error.name
         del pin
@@ -265,12 +269,3 @@ class Token:
         if self.pin_state == "locked" and not isinstance(error, PinLocked | ModuleError):
             return PinLocked("the PIN is wrong, and that locked it", token=self.label, ckr=name)
         return error
-
-
-def _mechanism_info(slot: Any, number: int) -> MechanismInfo | None:
-    """One mechanism's sizes and flags; None if the token lists it and then does not know it."""
-    try:
-        info = slot.get_mechanism_info(number)
-    except python_pkcs11().PKCS11Error:
-        return None
-    return MechanismInfo(info.min_key_length or 0, info.max_key_length or 0, int(info.flags))

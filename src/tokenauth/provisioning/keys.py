@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tokenauth.errors import TokenAuthError
-from tokenauth.pkcs11.binding import python_pkcs11
+from tokenauth.pkcs11.binding import python_pkcs11, writable_session
 from tokenauth.pkcs11.keys import KeyReference, TokenKey
 from tokenauth.pkcs11.private_keys import private_key, shape_of
 from tokenauth.pkcs11.public_keys import read_public_key
@@ -48,7 +48,7 @@ def generate_key(token: Token, credentials: Credentials, key_type: str, referenc
     if key_type not in KEY_TYPES:
         raise ValueError(f"{key_type!r} is none of {', '.join(KEY_TYPES)}")
     token.login(credentials)
-    with token.writable_session("generating a key") as session:
+    with writable_session(token, "generating a key") as session:
         _generate(session, key_type, reference)
     public_key = read_public_key(token, reference)
     return private_key(TokenKey(token, reference, shape_of(public_key), credentials), public_key)
@@ -112,7 +112,7 @@ def store_object(token: Token, credentials: Credentials, template: dict[Any, Any
         TokenAuthError: the token refused.
     """
     token.login(credentials)
-    with token.writable_session("storing an object") as session:
+    with writable_session(token, "storing an object") as session:
         try:
             session.create_object(template)
         except NotImplementedError:

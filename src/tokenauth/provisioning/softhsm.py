@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenauth.errors import ModuleError
+from tokenauth.pkcs11.binding import writable_session
 from tokenauth.pkcs11.discovery import discover
 from tokenauth.pkcs11.modules import Module, load_module
 from tokenauth.pkcs11.returnvalues import ReturnValue, error_for
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 __all__ = [
     "CONFIGURATION",
     "configuration_in_use",
+    "configuration_text",
     "new_token",
     "remove_token",
     "softhsm_module",
+    "token_directories",
     "use_configuration",
     "write_configuration",
 ]
@@ -68,8 +71,17 @@ def write_configuration(directory: Path) -> Path:
     tokens.mkdir(mode=0o700, exist_ok=True)
     configuration = directory / "softhsm2.conf"
     configuration.touch(mode=0o600)
-    configuration.write_text(_TEMPLATE.format(tokens=tokens.resolve()))
+    configuration.write_text(configuration_text(tokens.resolve()))
     return configuration
+
+
+def configuration_text(tokens: Path) -> str:
+    """SoftHSM's configuration.
+
+    Args:
+        tokens: the directory with the tokens.
+    """
+    return _TEMPLATE.format(tokens=tokens)
 
 
 def configuration_in_use() -> Path | None:
@@ -114,7 +126,7 @@ def new_token(module: Module, label: str, so_pin: str, pin: str) -> Token:
     try:
         module.cryptoki.init_token(slot, so_pin, label)
         token = next(token for token in module.tokens()[0] if token.slot.id == slot)
-        with token.writable_session("setting the PIN") as session:
+        with writable_session(token, "setting the PIN") as session:
             module.cryptoki.login(session.handle, so_pin, "so")
             try:
                 session.init_pin(pin)
@@ -126,9 +138,14 @@ def new_token(module: Module, label: str, so_pin: str, pin: str) -> Token:
 
 
 def remove_token(directory: Path, serial: str) -> None:
-    """Delete a token from the directory that :func:`write_configuration` made.
+    """Delete a token from the directory that :func:`write_configuration` made."""
+    for found in token_directories(directory, serial):
+        shutil.rmtree(found)
+
+
+def token_directories(directory: Path, serial: str) -> list[Path]:
+    """Where a token is, in the directory that :func:`write_configuration` made.
 
     SoftHSM names a token's directory by a UUID that ends with the serial number.
     """
-    for found in (directory / "tokens").glob(f"*-{serial[:4]}-{serial[4:]}*"):
-        shutil.rmtree(found)
+    return list((directory / "tokens").glob(f"*-{serial[:4]}-{serial[4:]}*"))

@@ -50,6 +50,8 @@ class MTLSServer:
         client_auth: ``"required"``, ``"optional"`` (a client may have no certificate, but not a bad one) or ``"none"``.
         minimum_version: the lowest TLS version to accept.
         maximum_version: the highest TLS version to accept.
+        context: a server's context of yours, such as one whose key is in a token, instead of one with a new key; what
+            it asks of clients is set by the other arguments.
 
     Attributes:
         host: ``"localhost"``; the server's certificate also has the IP address 127.0.0.1.
@@ -70,12 +72,16 @@ class MTLSServer:
         client_auth: str = "required",
         minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
         maximum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         if client_auth not in _CLIENT_AUTH:
             raise ValueError(f"client_auth is one of {', '.join(_CLIENT_AUTH)}, not {client_auth}")
         with ExitStack() as stack:
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="tokenauth-")))  # of mode 0700
-            context = _server_context(authority, directory)
+            context = context or _server_context(authority, directory)
+            # A partial chain lets an intermediate authority be the one that clients' certificates must come from.
+            context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+            context.load_verify_locations(cadata=authority.pem.decode("ascii"))
             context.verify_mode = _CLIENT_AUTH[client_auth]
             context.minimum_version, context.maximum_version = minimum_version, maximum_version
             self.cafile = str(directory / "ca.pem")
@@ -119,9 +125,6 @@ def _server_context(authority: Authority, directory: Path) -> ssl.SSLContext:
     certificate_pem, key_pem = authority.issue_server([MTLSServer.host, "127.0.0.1"])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslsocket_class = _AcceptedSocket
-    # A partial chain lets an intermediate authority be the one that clients' certificates must come from.
-    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-    context.load_verify_locations(cadata=authority.pem.decode("ascii"))
     # load_cert_chain takes nothing but files. One file for both, readable by its owner only and gone right after.
     pair = directory / "server.pem"
     pair.touch(mode=0o600)

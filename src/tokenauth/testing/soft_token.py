@@ -54,6 +54,12 @@ class _Home:
         self.tokens.append(token)
         return self.module
 
+    @property
+    def configuration(self) -> Path:
+        if self._directory is None:
+            raise ValueError("no soft token is open")
+        return self._directory / "softhsm2.conf"
+
     def leave(self, token: SoftToken) -> None:
         self.tokens.remove(token)
         module, directory = self.module, self._directory
@@ -132,6 +138,11 @@ class SoftToken:
     def module(self) -> str:
         """The path of SoftHSM's PKCS#11 module."""
         return self._module.path
+
+    @property
+    def configuration(self) -> Path:
+        """SoftHSM's configuration file, which ``SOFTHSM2_CONF`` names; the tokens' directory is beside it."""
+        return _home.configuration
 
     @property
     def uri(self) -> str:

@@ -51,10 +51,13 @@ class _Explains:
         Raises:
             HandshakeFailed: the token or the peer refused; it is an :class:`ssl.SSLError`.
         """
+        exchange.begin()
         try:
             return super().read(*args, **kwargs)  # type: ignore[misc]
         except ssl.SSLError as error:
             self._explain(error)
+        finally:
+            self.identity = exchange.identity() or self.identity
 
     def _explain(self, error: ssl.SSLError) -> NoReturn:
         if isinstance(error, _TRY_AGAIN):
@@ -71,7 +74,7 @@ class _Explains:
         raise HandshakeFailed(f"the token's key could not be used: {type(cause).__name__}: {cause}") from cause
 
     def _explain_alert(self, error: ssl.SSLError) -> NoReturn:
-        meaning = meaning_of(error.reason)
+        meaning = None if self.server_side else meaning_of(error.reason)  # type: ignore[attr-defined]
         if meaning is None:
             raise error
         used = exchange.identity() or self.identity

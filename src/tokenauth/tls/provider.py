@@ -39,7 +39,7 @@ from tokenauth.tls.openssl import openssl
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Signer", "TokenPKey", "calls"]
+__all__ = ["Signer", "TokenPKey", "calls", "register"]
 
 if TYPE_CHECKING:
     #: Takes the scheme and the bytes to be signed, returns the signature as TLS wants it (ECDSA in DER).
@@ -235,8 +235,8 @@ class _PaddingQuery(threading.local):
     def __init__(self) -> None:
         self.padding, self.salt = c_int(), c_int()
         self.params = (_Param * 3)(  # the last one ends the list
-            (b"pad-mode", _PARAM_INTEGER, addressof(self.padding), ctypes.sizeof(c_int), 0),
-            (b"saltlen", _PARAM_INTEGER, addressof(self.salt), ctypes.sizeof(c_int), 0),
+            _Param(b"pad-mode", _PARAM_INTEGER, addressof(self.padding), ctypes.sizeof(c_int), 0),
+            _Param(b"saltlen", _PARAM_INTEGER, addressof(self.salt), ctypes.sizeof(c_int), 0),
         )
 
     def reset(self) -> None:
@@ -357,6 +357,15 @@ def _provider() -> _Provider:
             if _registered is None:
                 _registered = _Provider()
     return _registered
+
+
+def register() -> None:
+    """Register the provider now rather than with the first key.
+
+    Raises:
+        UnsupportedOpenSSL: this Python's OpenSSL can not do it.
+    """
+    _provider()
 
 
 class TokenPKey:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("list")
+@click.command("list", short_help="List tokens and the identities on them.")
 @click.argument("uri", type=URI, default="pkcs11:")
 @json_option
 @module_option
@@ -71,6 +71,6 @@ def _nothing(inventory: Inventory, uri: TokenURI) -> Exception:
         return IdentityNotFound(f"no identity matches {shown}")
     return TokenNotFound(
         f"no token matches {shown} ({inventory.modules} module(s) asked)",
-        hint="insert the card; 'tokenauth doctor' says what may be missing, and 'tokenauth softtoken init' makes a token "
+        hint="insert the card; 'tokenauth doctor' says what may be missing; 'tokenauth softtoken init' makes a token "
         "to try things with",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import click
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("show")
+@click.command("show", short_help="Show one identity, or write its certificate or chain.")
 @click.argument("uri", type=URI)
 @json_option
 @click.option("--pem", "as_pem", is_flag=True, help="Write the certificate in PEM.")
@@ -67,9 +68,7 @@ def _write_record(found: Identity, *, as_json: bool) -> None:
 def _surroundings(found: Identity) -> Iterator[tuple[str, str]]:
     from tokenauth.errors import IdentityNotFound
 
-    try:
+    with contextlib.suppress(IdentityNotFound, ValueError):  # a certificate that can not be read: one of its problems
         yield "chain", " <- ".join(issuer.subject.rfc4514_string() for issuer in found.chain)
-    except (IdentityNotFound, ValueError):  # a certificate that can not be read, which is among its problems
-        pass
     yield "token", f"{found.token.label}, {found.token.manufacturer} {found.token.model}"
     yield "module", found.module
