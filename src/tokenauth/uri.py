@@ -181,14 +181,14 @@ def _accepted(kind: _Kind, value: Any) -> Any:
 class _Component(NamedTuple):
     attributes: dict[str, _Kind]
     separator: str
-    value: re.Pattern[str]
+    value: str  # a pattern, compiled when it is first needed
 
 
 _COMMON = r"A-Za-z0-9\-._~:\[\]@!$'()*+,="
 _B, _X = f"[{_BLANKS}]*+", "[0-9A-Fa-f]"
-_PATH_COMPONENT = _Component(_PATH, ";", re.compile(f"(?:[{_COMMON}&{_BLANKS}]|%{_B}{_X}{_B}{_X})*+"))
-_QUERY_COMPONENT = _Component(_QUERY, "&", re.compile(f"(?:[{_COMMON}/?|{_BLANKS}]|%{_B}{_X}{_B}{_X})*+"))
-_PIN_VALUE = re.compile(rf"{_B}(?:[{_COMMON}/?|]|%{_X}{_X})*+(?:{_B}\Z)?")
+_PATH_COMPONENT = _Component(_PATH, ";", f"(?:[{_COMMON}&{_BLANKS}]|%{_B}{_X}{_B}{_X})*+")
+_QUERY_COMPONENT = _Component(_QUERY, "&", f"(?:[{_COMMON}/?|{_BLANKS}]|%{_B}{_X}{_B}{_X})*+")
+_PIN_VALUE = rf"{_B}(?:[{_COMMON}/?|]|%{_X}{_X})*+(?:{_B}\Z)?"
 _NAME = re.compile(r"[A-Za-z0-9_\-]+")
 _SCHEME = re.compile(r"\s*pkcs11:", re.ASCII | re.IGNORECASE)
 
@@ -205,8 +205,8 @@ def _fault(name: str, what: str, hint: str = "") -> InvalidURI:
     return InvalidURI(f"attribute {name[:64]!r} {what}", hint=hint)
 
 
-def _check_characters(name: str, value: str, allowed: re.Pattern[str], start: int) -> None:
-    found = allowed.match(value)
+def _check_characters(name: str, value: str, allowed: str, start: int) -> None:
+    found = re.match(allowed, value)
     end = found.end() if found else 0
     if end == len(value):
         return

@@ -25,6 +25,8 @@ _COUNTED = {
     "C_Sign": (43, 5),
 }
 _counted: Counter[str] = Counter()
+#: The mechanisms' numbers of all calls of C_SignInit.
+_mechanisms: list[int] = []
 _immortal: list[Any] = []
 
 
@@ -32,6 +34,7 @@ class Calls(NamedTuple):
     """How often the module was called since some moment."""
 
     before: Counter[str]
+    mechanisms_before: int
 
     def __getitem__(self, function: str) -> int:
         return _counted[function] - self.before[function]
@@ -45,13 +48,18 @@ class Calls(NamedTuple):
         return self["C_Sign"]
 
     @property
+    def mechanisms(self) -> list[int]:
+        """With which mechanisms a signature was begun."""
+        return _mechanisms[self.mechanisms_before :]
+
+    @property
     def any(self) -> int:
         return sum(self[function] for function in _COUNTED)
 
 
 def since() -> Calls:
     """Count from now on."""
-    return Calls(_counted.copy())
+    return Calls(_counted.copy(), len(_mechanisms))
 
 
 def count_calls(path: str) -> None:
@@ -73,6 +81,8 @@ def _replace(functions: Any, index: int, name: str, arguments: int) -> None:
 
     def count(*given: int) -> int:
         _counted[name] += 1
+        if name == "C_SignInit":
+            _mechanisms.append(c_ulong.from_address(given[1]).value)  # the first field of CK_MECHANISM
         result: int = original(*given)
         return result
 

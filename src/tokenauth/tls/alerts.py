@@ -1,6 +1,6 @@
 """What a peer means by the alert with which it ends a TLS connection (RFC 8446 section 6.2)."""
 
-from __future__ import annotations
+# No postponed annotations here: named tuples would compile each of their fields' types anew, at every start.
 
 from typing import NamedTuple
 

@@ -149,6 +149,11 @@ def _immortal(thing: Any) -> Any:
     return thing
 
 
+def _address(callback: Any) -> int:
+    """Where C finds a callback, from now on and for ever."""
+    return ctypes.cast(_immortal(callback), c_void_p).value or 0
+
+
 @cache
 def _digest_name(mdname: bytes | None) -> str:
     """hashlib's name for OpenSSL's: ``SHA2-256`` and ``SHA256`` are ``sha256``."""
@@ -167,10 +172,10 @@ class _KeyType:
         self._init = _NATIVE_DIGEST_SIGN_INIT(signature[_SIGNATURE_DIGEST_SIGN_INIT])
         self._get_params = _NATIVE_GET_CTX_PARAMS(signature[_SIGNATURE_GET_CTX_PARAMS])
         self.callbacks = {
-            _OP_KEYMGMT: {_KEYMGMT_IMPORT: _immortal(_IMPORT(self.import_key))},
+            _OP_KEYMGMT: {_KEYMGMT_IMPORT: _address(_IMPORT(self.import_key))},
             _OP_SIGNATURE: {
-                _SIGNATURE_DIGEST_SIGN_INIT: _immortal(_DIGEST_SIGN_INIT(self.digest_sign_init)),
-                _SIGNATURE_DIGEST_SIGN: _immortal(_DIGEST_SIGN(self.digest_sign)),
+                _SIGNATURE_DIGEST_SIGN_INIT: _address(_DIGEST_SIGN_INIT(self.digest_sign_init)),
+                _SIGNATURE_DIGEST_SIGN: _address(_DIGEST_SIGN(self.digest_sign)),
             },
         }
 
@@ -282,12 +287,9 @@ class _Provider:
         lib.EVP_SIGNATURE_free(lib.EVP_SIGNATURE_fetch(None, b"RSA", None))
         self._algorithms = self._build()
         self._context = lib.OSSL_PROVIDER_get0_provider_ctx(self._default)
-        self._query = _immortal(_QUERY(self._query_operation))
-        self._dispatch = _immortal(
-            (_Dispatch * 2)(_Dispatch(_PROVIDER_QUERY_OPERATION, ctypes.cast(self._query, c_void_p)))
-        )
-        self._init = _immortal(_INIT(self._initialise))
-        if not lib.OSSL_PROVIDER_add_builtin(None, b"tokenauth", ctypes.cast(self._init, c_void_p)) or not (
+        query = _Dispatch(_PROVIDER_QUERY_OPERATION, _address(_QUERY(self._query_operation)))
+        self._dispatch = _immortal((_Dispatch * 2)(query))
+        if not lib.OSSL_PROVIDER_add_builtin(None, b"tokenauth", _address(_INIT(self._initialise))) or not (
             lib.OSSL_PROVIDER_load(None, b"tokenauth")
         ):
             raise UnsupportedOpenSSL(f"OpenSSL does not take the provider: {lib.errors()}")
@@ -306,31 +308,26 @@ class _Provider:
         """The two tables of algorithms, made from the default provider's."""
         native = {operation: self._native(operation) for operation in _KEPT}
         rows: dict[int, list[_Algorithm]] = {operation: [] for operation in _KEPT}
-        for name, wanted in _ALGORITHMS.items():
-            found = [native[_OP_KEYMGMT].get(wanted[0]), native[_OP_SIGNATURE].get(wanted[1])]
-            if found[0] is None or found[1] is None:
+        for key_type, names in _ALGORITHMS.items():
+            found: dict[int, Any] = {
+                operation: native[operation].get(name) for operation, name in zip(_KEPT, names, strict=True)
+            }
+            tables = {number: _functions(algorithm, _KEPT[number]) for number, algorithm in found.items() if algorithm}
+            if len(tables) < len(_KEPT):
                 continue  # a build of OpenSSL without this kind of key
-            (keymgmt_names, keymgmt), (signature_names, signature) = found[0], found[1]
-            kind = _KEY_TYPES[name](self, keymgmt, signature)
-            for operation, names, table in (
-                (_OP_KEYMGMT, keymgmt_names, keymgmt),
-                (_OP_SIGNATURE, signature_names, signature),
-            ):
-                rows[operation].append(_row(names, table, kind.callbacks[operation], _KEPT[operation]))
+            kind = _KEY_TYPES[key_type](self, tables[_OP_KEYMGMT], tables[_OP_SIGNATURE])
+            for operation, table in tables.items():
+                rows[operation].append(_row(found[operation].names, table | kind.callbacks[operation]))
         return {operation: _immortal((_Algorithm * (len(row) + 1))(*row)) for operation, row in rows.items()}
 
-    def _native(self, operation: int) -> dict[bytes, tuple[bytes, dict[int, int]]]:
-        """The default provider's algorithms: first name -> (all names, function number -> address)."""
+    def _native(self, operation: int) -> dict[bytes, Any]:
+        """The default provider's algorithms by their first name."""
         table = openssl().OSSL_PROVIDER_query_operation(self._default, operation, byref(c_int()))
-        algorithms = ctypes.cast(table, POINTER(_Algorithm))
-        found = {}
-        for algorithm in iter_until(algorithms, "names"):
-            functions = {d.function_id: d.function for d in iter_until(algorithm.implementation, "function_id")}
-            found[algorithm.names.split(b":")[0]] = (algorithm.names, functions)
-        return found
+        algorithms = _until(ctypes.cast(table, POINTER(_Algorithm)), "names")
+        return {algorithm.names.partition(b":")[0]: algorithm for algorithm in algorithms}
 
 
-def iter_until(array: Any, field: str) -> Any:
+def _until(array: Any, field: str) -> Any:
     """The elements of a C array that ends with one whose ``field`` is zero."""
     index = 0
     while getattr(array[index], field):
@@ -338,9 +335,13 @@ def iter_until(array: Any, field: str) -> Any:
         index += 1
 
 
-def _row(names: bytes, native: Mapping[int, int], replaced: Mapping[int, Any], kept: frozenset[int]) -> _Algorithm:
-    functions = {number: address for number, address in native.items() if number in kept}
-    functions |= {number: ctypes.cast(callback, c_void_p).value or 0 for number, callback in replaced.items()}
+def _functions(algorithm: Any, kept: frozenset[int]) -> dict[int, int]:
+    """The functions of an algorithm that are handed on: number -> address."""
+    entries = _until(algorithm.implementation, "function_id")
+    return {entry.function_id: entry.function for entry in entries if entry.function_id in kept}
+
+
+def _row(names: bytes, functions: Mapping[int, int]) -> _Algorithm:
     entries = [_Dispatch(number, address) for number, address in sorted(functions.items())]
     table = _immortal((_Dispatch * (len(entries) + 1))(*entries))
     return _Algorithm(names, _PROPERTIES, table, b"keys in PKCS#11 tokens")

@@ -156,7 +156,6 @@ def command(  # noqa: PLR0917 - click passes each option by itself
     pin = pin_for(pin_source, uri)
     from tokenauth.clients.http import Session
 
-    output.be_verbose(output.verbosity())
     with Session(uri, pin=pin, module=module, verify=cacert or True) as session:
         with _explained(request.host):
             response = session.request(**request.arguments())

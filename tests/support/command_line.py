@@ -1,0 +1,62 @@
+"""The real command in a process of its own, with an environment that holds nothing of the tester's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import tokenauth
+from tokenauth.provisioning.softhsm import softhsm_module, write_configuration
+
+TIMEOUT = 30.0  # seconds
+COMMAND = (sys.executable, "-m", "tokenauth")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The variables for a command: SoftHSM as this process uses it, and what is given; "" leaves one out."""
+    given = {
+        "PATH": os.environ["PATH"],
+        "HOME": "/nonexistent",
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(Path(tokenauth.__file__).parents[1]),
+        "SOFTHSM2_CONF": os.environ.get("SOFTHSM2_CONF", "/nonexistent"),
+        "TOKENAUTH_MODULE": softhsm_module(),
+    }
+    return {name: value for name, value in (given | more).items() if value}
+
+
+def run(*arguments: str, input: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run ``tokenauth`` without a terminal."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=environment(**more),
+        input=input or "",
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=TIMEOUT,
+        start_new_session=True,  # no controlling terminal, whoever runs the tests
+        check=False,
+    )
+
+
+def error_of(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """The one line with which a command failed."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("tokenauth: error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr.removeprefix("tokenauth: error: ").rstrip("\n")
+
+
+def output_of(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command that succeeded wrote to stdout."""
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def no_tokens(directory: Path) -> dict[str, str]:
+    """Variables with which SoftHSM has no token."""
+    return {"SOFTHSM2_CONF": str(write_configuration(directory / "empty"))}
