@@ -16,7 +16,6 @@ from tokenauth.testing import Authority, SoftToken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 LABEL = 'Büro 100% "#1"; /?&='
 KEYS = {
@@ -24,8 +23,8 @@ KEYS = {
     "p384": {"type": "ec", "bits": 384, "curve": "secp384r1"},
     "ed25519": {"type": "ed25519", "bits": 256, "curve": None},
 }
-TOKEN_FIELDS = "module slot label serial manufacturer model login_required pin_state pin_pad identities".split()
-IDENTITY_FIELDS = "uri label id subject issuer serial not_before not_after key purposes problems".split()
+TOKEN_FIELDS = "module slot label serial manufacturer model login_required pin_state pin_pad identities"
+IDENTITY_FIELDS = "uri label id subject issuer serial not_before not_after key purposes problems"
 
 
 def store_garbage(token: SoftToken) -> None:
@@ -61,17 +60,19 @@ def token() -> Iterator[SoftToken]:
 @pytest.fixture(scope="module")
 def records(token) -> dict[str, Any]:
     """The token as ``list --json`` shows it."""
-    [found] = json.loads(output_of(run("list", token.uri, "--json")))
-    return found
+    found: list[dict[str, Any]] = json.loads(output_of(run("list", token.uri, "--json")))
+    assert len(found) == 1
+    return found[0]
 
 
 def by_label(records: dict[str, Any], label: str) -> dict[str, Any]:
-    [found] = [identity for identity in records["identities"] if identity["label"] == label]
-    return found
+    found: list[dict[str, Any]] = [identity for identity in records["identities"] if identity["label"] == label]
+    assert len(found) == 1
+    return found[0]
 
 
 def test_json_has_the_fields_of_a_token(token, records):
-    assert list(records) == TOKEN_FIELDS
+    assert " ".join(records) == TOKEN_FIELDS
     assert (records["label"], records["serial"], records["module"]) == (LABEL, token.serial, token.module)
     assert (records["login_required"], records["pin_state"], records["pin_pad"]) == (True, "ok", False)
     assert len(records["identities"]) == len(KEYS) + 3
@@ -80,7 +81,7 @@ def test_json_has_the_fields_of_a_token(token, records):
 @pytest.mark.parametrize("key_type", KEYS)
 def test_json_has_the_fields_of_an_identity(records, key_type):
     found = by_label(records, f"Schlüssel {key_type} 50% ;'")
-    assert list(found) == IDENTITY_FIELDS
+    assert " ".join(found) == IDENTITY_FIELDS
     assert (found["subject"], found["issuer"]) == (f"CN={key_type}", "CN=list intermediate")
     assert found["key"] == KEYS[key_type]
     assert (found["purposes"], found["problems"]) == (["tls-client"], [])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.command_line import environment, error_of, output_of, run
+from tests.support.command_line import COMMAND, TIMEOUT, environment, error_of, output_of, run
 from tokenauth.cli.commands import softtoken
 from tokenauth.provisioning.keys import KEY_TYPES
 
@@ -126,10 +126,13 @@ def test_files_that_were_added_are_not_removed(tmp_path):
 
 
 def test_nothing_is_left_of_a_failure(tmp_path):
-    done = run("softtoken", "init", str(tmp_path / "token"), SOFTHSM2_CONF="", TMPDIR="/proc/nonexistent")
-    if done.returncode:  # Python falls back to other directories for temporary files, if it may
-        error_of(done, 1)
-        assert list(tmp_path.iterdir()) == []
+    (tmp_path / "temporary").mkdir()
+    # No file may grow: everything that is written fails.
+    command = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *COMMAND, "softtoken", "init", str(tmp_path / "token")]
+    variables = environment(TMPDIR=str(tmp_path / "temporary"))
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    error_of(done, 1)
+    assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]
 
 
 @pytest.mark.parametrize("name", ["a#b", "a=b"])

@@ -59,7 +59,7 @@ class NginxOptions:
     client_ca: bytes | None = None
     trusted_ca: bytes | None = None
     server_pairs: tuple[tuple[bytes, bytes], ...] = ()
-    ecdh_curve: str = "X25519:P-256"
+    ecdh_curve: str = "X25519:P-256:P-384:P-521"
     session_tickets: bool = False
     session_cache: bool = False
     keepalive: bool = True

@@ -76,6 +76,14 @@ def _check_modules(module: str | None) -> Iterator[Finding]:
     yield from map(_check_module, found.candidates)
 
 
+_REPAIR = "install the module's software again, or name another file with --module or TOKENAUTH_MODULE"
+#: By the module's name: what usually is the matter with it.
+_REPAIRS = {
+    "softhsm2": "let SOFTHSM2_CONF name a configuration that you can read ('tokenauth softtoken init' makes one); the "
+    "system's own is often for root only",
+}
+
+
 def _check_module(candidate: ModuleCandidate) -> Finding:
     from tokenauth.pkcs11.modules import load_module
 
@@ -89,7 +97,7 @@ def _check_module(candidate: ModuleCandidate) -> Finding:
             "error",
             f"{named} does not work",
             reason,
-            "install the module's software again, or name another file with --module or TOKENAUTH_MODULE",
+            _REPAIRS.get(candidate.name, _REPAIR),
         )
     info = module.info
     version = ".".join(map(str, info.version))

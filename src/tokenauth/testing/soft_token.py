@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.x509.oid import NameOID
 
+from tokenauth.errors import ModuleError
 from tokenauth.identity.search import identity
 from tokenauth.pin import as_source
 from tokenauth.pkcs11.keys import KeyReference
@@ -71,7 +73,9 @@ class _Home:
             return
         self.module = self._directory = None
         shutil.rmtree(directory, ignore_errors=True)
-        softhsm.use_configuration(self._before)
+        # Ordinary users often can not read the system's own configuration; without it SoftHSM stays uninitialised.
+        with contextlib.suppress(ModuleError):
+            softhsm.use_configuration(self._before)
 
 
 _home = _Home()
