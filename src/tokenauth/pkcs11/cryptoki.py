@@ -24,8 +24,8 @@ from ctypes import CFUNCTYPE, POINTER, addressof, byref, c_ubyte, c_ulong, c_voi
 from typing import Any, NamedTuple
 
 from tokenauth.errors import ModuleError
+from tokenauth.pkcs11 import error_queue, structures
 from tokenauth.pkcs11 import returnvalues as rv
-from tokenauth.pkcs11 import structures
 from tokenauth.pkcs11.returnvalues import ReturnValue
 
 __all__ = ["Cryptoki", "Initialised", "Mechanism"]
@@ -98,9 +98,14 @@ class Cryptoki:
             self._functions[name] = CFUNCTYPE(c_ulong, *types)(self._addresses[position])
         return self._functions[name]
 
+    def _value(self, function: str, *arguments: Any) -> int:
+        """Call a function; what it answers."""
+        value: int = self._function(function)(*arguments)
+        error_queue.clear()
+        return value
+
     def _call(self, function: str, *arguments: Any) -> None:
-        value = self._function(function)(*arguments)
-        if value:
+        if value := self._value(function, *arguments):
             raise ReturnValue(rv.name_of(value), function)
 
     def initialise(self) -> Initialised:
@@ -109,14 +114,13 @@ class Cryptoki:
         Raises:
             ModuleError: it can not be initialised at all.
         """
-        initialize = self._function("C_Initialize")
-        value = initialize(byref(structures.InitializeArgs(flags=_CKF_OS_LOCKING_OK)))
+        value = self._value("C_Initialize", byref(structures.InitializeArgs(flags=_CKF_OS_LOCKING_OK)))
         if value == rv.CKR_OK:
             return Initialised(thread_safe=True, by_us=True)
         if value == rv.CKR_CRYPTOKI_ALREADY_INITIALIZED:
             return Initialised(thread_safe=False, by_us=False)  # by whom and how can not be known
         # Some modules can not lock (CKR_CANT_LOCK); others take nothing but NULL and say so in many ways.
-        value = initialize(None)
+        value = self._value("C_Initialize", None)
         if value not in {rv.CKR_OK, rv.CKR_CRYPTOKI_ALREADY_INITIALIZED}:
             raise ModuleError(f"{self._path} can not be initialised", ckr=rv.name_of(value))
         return Initialised(thread_safe=False, by_us=value == rv.CKR_OK)
@@ -232,11 +236,10 @@ class Cryptoki:
         """An object's attributes (``CKA_...``); those that it does not have or does not tell are left out."""
         types = list(types)
         template = (structures.Attribute * len(types))(*[structures.Attribute(number, None, 0) for number in types])
-        get = self._function("C_GetAttributeValue")
-        if get(session, handle, template, len(types)):
+        if self._value("C_GetAttributeValue", session, handle, template, len(types)):
             # The standard wants the lengths of the others all the same; not every module reads that far.
             for attribute in template:
-                if get(session, handle, byref(attribute), 1):
+                if self._value("C_GetAttributeValue", session, handle, byref(attribute), 1):
                     attribute.length = _UNAVAILABLE
         there = [attribute for attribute in template if attribute.length <= _LARGEST_ATTRIBUTE]
         rooms = [(c_ubyte * attribute.length)() for attribute in there]

@@ -42,9 +42,6 @@ def _certificate_wanted(connection: int, number: int) -> int:
         offer = selector.answer(connection) if selector is not None else None
         if offer is not None:
             _use(openssl().SSL_use_cert_and_key, connection, offer)
-        # A module that uses the same OpenSSL, as SoftHSM does, leaves its errors in this thread's queue. Left there,
-        # they would make ssl take the next "want read" of a socket with a timeout for a failure.
-        openssl().ERR_clear_error()
     except BaseException as error:  # noqa: BLE001 - nothing may unwind into C; the connection raises it again
         exchange.keep(error)
         return 0
