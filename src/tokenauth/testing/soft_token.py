@@ -116,6 +116,7 @@ class SoftToken:
         self.label = label
         self.pin = pin or _random_pin()
         self.ca = authority or Authority()
+        self._identities = 0
         self._open = True
         self._module = _home.enter(self)
         try:
@@ -188,7 +189,8 @@ class SoftToken:
             The identity, with the PIN.
         """
         issuer = authority or self.ca
-        reference = KeyReference(secrets.token_bytes(8), label or common_name)
+        self._identities += 1
+        reference = KeyReference(self._identities.to_bytes(1 + self._identities // 256, "big"), label or common_name)
         key = keys.generate_key(self.token, self.credentials, key_type, reference)
         certificate = issuer.issue(
             _signing_request(common_name, key),
