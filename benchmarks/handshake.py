@@ -34,7 +34,7 @@ import tokenauth
 from tests.support.nginx import Nginx, NginxOptions
 from tokenauth.pkcs11.mechanisms import Payload, SignatureScheme, ways
 from tokenauth.testing import Authority, SoftToken
-from tokenauth.tls.openssl import openssl
+from tokenauth.tls.openssl.library import openssl
 
 KEYS = {
     "rsa2048": (lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048), "pss"),

@@ -197,7 +197,7 @@ def test_pss_auto_is_for_verifying_only_or_as_long_as_can_be(key_of):
     key = key_of("rsa2048")
     software = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     auto = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.AUTO)
-    with pytest.raises(ValueError, match="AUTO"):
+    with pytest.raises(ValueError, match="(?i)auto"):
         software.sign(MESSAGE, auto, hashes.SHA256())
     with pytest.raises((ValueError, tokenauth.MechanismUnsupported)):
         key.sign(MESSAGE, auto, hashes.SHA256())

@@ -16,7 +16,7 @@ from tests.support import client_context, counting
 from tests.support.connect import fetch, handshake
 from tests.support.file_keys import MAKERS, file_pair
 from tests.support.nginx import Nginx, NginxOptions
-from tokenauth.tls import provider
+from tokenauth.tls.openssl import provider
 
 pytestmark = pytest.mark.xdist_group("all_keys")
 TLS = ["TLSv1.2", "TLSv1.3"]

@@ -42,7 +42,7 @@ def _check_python() -> Iterator[Finding]:
     import platform
     import ssl
 
-    from tokenauth.tls.provider import register
+    from tokenauth.tls.openssl.provider import register
 
     yield Finding("python", "ok", f"{platform.python_implementation()} {platform.python_version()}")
     try:

@@ -17,7 +17,7 @@ __all__ = ["clear"]
 
 
 def _find() -> Callable[[], None]:
-    """OpenSSL's ``ERR_clear_error`` (also LibreSSL's), found as in :mod:`tokenauth.tls.openssl`."""
+    """OpenSSL's ``ERR_clear_error`` (also LibreSSL's), found as in :mod:`tokenauth.tls.openssl.library`."""
     try:
         import _ssl
 

@@ -113,7 +113,7 @@ def _rsa_scheme(pad: Any, algorithm: Any, bits: int) -> SignatureScheme:
         return SignatureScheme("pkcs1", digest)
     if not isinstance(pad, padding.PSS):
         raise MechanismUnsupported(f"{pad.name} is no padding for signatures that tokens make")
-    if pad.mgf._algorithm.name != digest:  # noqa: SLF001 - it has no public name
+    if pad.mgf._algorithm.name != digest:
         raise MechanismUnsupported("PSS with two different hashes is not offered by tokens")
     length: Any = pad._salt_length
     if length is padding.PSS.MAX_LENGTH:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
-import itertools
 import ssl
-import weakref
-from ctypes import CFUNCTYPE, c_int, c_void_p
 from typing import TYPE_CHECKING, Any
 
-from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, UnsupportedOpenSSL
+from tokenauth.errors import AmbiguousIdentity, IdentityNotFound
 from tokenauth.identity.identity import Identity
 from tokenauth.identity.search import as_uri
 from tokenauth.pin import as_source
 from tokenauth.pkcs11.discovery import discover
-from tokenauth.tls import exchange
 from tokenauth.tls.connections import TokenSSLObject, TokenSSLSocket
-from tokenauth.tls.openssl import openssl
+from tokenauth.tls.openssl import handshake
 from tokenauth.tls.selection import CertificateRequest, Selector, Wanted
 
 if TYPE_CHECKING:
@@ -27,38 +22,6 @@ if TYPE_CHECKING:
     from tokenauth.uri import TokenURI
 
 __all__ = ["configure", "create_context", "wanted"]
-
-_CERT_CALLBACK = CFUNCTYPE(c_int, c_void_p, c_void_p)
-
-#: The number that OpenSSL hands to the callback: which selector. They live as long as their contexts.
-_selectors: weakref.WeakValueDictionary[int, Selector] = weakref.WeakValueDictionary()
-_numbers = itertools.count(1)
-
-
-def _certificate_wanted(connection: int, number: int) -> int:
-    """``SSL_CTX_set_cert_cb``: the server asked for a certificate, after its own was verified."""
-    try:
-        selector = _selectors.get(number)
-        offer = selector.answer(connection) if selector is not None else None
-        if offer is not None:
-            _use(openssl().SSL_use_cert_and_key, connection, offer)
-    except BaseException as error:  # noqa: BLE001 - nothing may unwind into C; the connection raises it again
-        exchange.keep(error)
-        return 0
-    return 1
-
-
-def _use(function: Any, target: int, offer: Offer) -> None:
-    """Put certificate, key and chain on a connection or a context."""
-    if not function(target, offer.certificate.address, offer.pkey.address, offer.stack, 1):
-        raise UnsupportedOpenSSL(
-            f"OpenSSL does not take the identity {offer.identity.uri}: {openssl().errors()}",
-            hint="if its key is short or its hash old, lower the context's level: set_ciphers('DEFAULT@SECLEVEL=1')",
-        )
-
-
-_callback = _CERT_CALLBACK(_certificate_wanted)
-ctypes.pythonapi.Py_IncRef(ctypes.py_object(_callback))  # OpenSSL may reach it until the process ends
 
 
 def create_context(
@@ -127,15 +90,12 @@ def configure(
         as :func:`create_context`.
     """
     selector = Selector(wanted(uri, pin=as_source(pin), module=module, choose=choose))
-    address = openssl().pointer(context)
     configured: Any = context
     if context.protocol == ssl.PROTOCOL_TLS_SERVER:
         offer = _server_offer(selector)
-        _use(openssl().SSL_CTX_use_cert_and_key, address, offer)
+        handshake.use_in_context(context, offer.certificate, offer.pkey, offer.stack)
     else:
-        number = next(_numbers)
-        _selectors[number] = selector
-        openssl().SSL_CTX_set_cert_cb(address, ctypes.cast(_callback, c_void_p), number)
+        handshake.respond_with(context, selector)
     configured._tokenauth = selector
     configured.sslsocket_class = TokenSSLSocket
     configured.sslobject_class = TokenSSLObject

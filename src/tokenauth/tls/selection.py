@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
-from ctypes import byref
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, TokenAuthError
 from tokenauth.identity.search import credentials_for, require_some, take_inventory
 from tokenauth.tls import exchange
-from tokenauth.tls.offers import Offer, name_der
-from tokenauth.tls.openssl import openssl
+from tokenauth.tls.offers import Offer
+from tokenauth.tls.openssl import handshake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["CertificateRequest", "Selector", "Wanted"]
 
 _TLS_1_3 = 0x0304
-_HOST_NAME = 0  # TLSEXT_NAMETYPE_host_name
 _MOST_ANSWERS = 256
 _UNDECIDED = object()
 #: Signature schemes (RFC 8446 section 4.2.3) that a kind of key can make; in TLS 1.3, and besides in TLS 1.2.
@@ -70,7 +67,7 @@ class Wanted(NamedTuple):
     choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None
 
 
-class Selector:
+class Selector(handshake.Responder):
     """Chooses among the identities of a URI, and remembers the choice for each server.
 
     The tokens are looked at when the first server asks, and again after a failure.
@@ -119,6 +116,12 @@ class Selector:
             raise failures[0]
         return offers
 
+    def respond(self, connection: int) -> None:
+        """Put the identity for the server at the other end on the connection."""
+        offer = self.answer(connection)
+        if offer is not None:
+            handshake.use(connection, offer.certificate, offer.pkey, offer.stack)
+
     def answer(self, connection: int) -> Offer | None:
         """The identity for the server at the other end of an ``SSL``, ready to sign; None for none at all.
 
@@ -128,7 +131,7 @@ class Selector:
             PinError: the login failed.
             TokenAuthError: whatever else the token answers.
         """
-        key = (_host(connection), _authorities(connection))
+        key = (handshake.host(connection), handshake.authorities(connection))
         offer = self._answers.get(key, _UNDECIDED)
         if offer is _UNDECIDED or (isinstance(offer, Offer) and offer.key.token.stale):
             offer = self._decide(connection, *key)
@@ -143,8 +146,8 @@ class Selector:
         """Look at what the server asks for, choose, and remember the choice."""
         if self._offers is not None and any(offer.key.token.stale for offer in self._offers):
             self.forget()
-        version = openssl().SSL_version(connection)
-        offer = self._choose(CertificateRequest(host, authorities, _schemes(connection), version))
+        version, schemes = handshake.version(connection), handshake.schemes(connection)
+        offer = self._choose(CertificateRequest(host, authorities, schemes, version))
         if len(self._answers) >= _MOST_ANSWERS:
             self._answers.clear()
         self._answers[host, authorities] = offer
@@ -205,29 +208,3 @@ def _shares_scheme(offer: Offer, request: CertificateRequest) -> bool:
     if offer.key.shape.type == "ec":
         return _EC_SCHEMES_1_3.get(offer.key.shape.bits) in request.schemes
     return bool(request.schemes & modern)
-
-
-def _host(connection: int) -> str:
-    name: bytes | None = openssl().SSL_get_servername(connection, _HOST_NAME)
-    return (name or b"").decode("ascii", "replace")
-
-
-def _authorities(connection: int) -> tuple[bytes, ...]:
-    lib = openssl()
-    names = lib.SSL_get0_peer_CA_list(connection)
-    return (
-        ()
-        if not names
-        else tuple(name_der(lib.OPENSSL_sk_value(names, index)) for index in range(lib.OPENSSL_sk_num(names)))
-    )
-
-
-def _schemes(connection: int) -> frozenset[int]:
-    lib = openssl()
-    count = lib.SSL_get_sigalgs(connection, -1, None, None, None, None, None)
-    signature, digest = ctypes.c_ubyte(), ctypes.c_ubyte()
-    schemes = set()
-    for index in range(count):
-        lib.SSL_get_sigalgs(connection, index, None, None, None, byref(signature), byref(digest))
-        schemes.add(digest.value << 8 | signature.value)
-    return frozenset(schemes)
