@@ -192,15 +192,25 @@ def test_pss(key_of, kind, digest, salt):
     verified_salt(key, signature, SHA[digest], salt)
 
 
-def test_pss_auto_is_for_verifying_only_or_as_long_as_can_be(key_of):
-    """cryptography's own keys refuse AUTO when they sign."""
-    key = key_of("rsa2048")
-    software = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    auto = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.AUTO)
-    with pytest.raises(ValueError, match="(?i)auto"):
-        software.sign(MESSAGE, auto, hashes.SHA256())
-    with pytest.raises((ValueError, tokenauth.MechanismUnsupported)):
-        key.sign(MESSAGE, auto, hashes.SHA256())
+SOFTWARE = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+@pytest.mark.parametrize(
+    ("data", "pad", "algorithm"),
+    [
+        (MESSAGE, padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.AUTO), hashes.SHA256()),
+        (MESSAGE, padding.PSS(padding.MGF1(hashes.SHA256()), 223), hashes.SHA256()),
+        (bytes(31), padding.PKCS1v15(), Prehashed(hashes.SHA256())),
+        (bytes(33), padding.PSS(padding.MGF1(hashes.SHA256()), 32), Prehashed(hashes.SHA256())),
+    ],
+    ids=["salt auto", "salt too long", "digest too short", "digest too long"],
+)
+def test_what_cryptographys_own_keys_refuse_is_refused(key_of, data, pad, algorithm):
+    calls = counting.since()
+    for key in (SOFTWARE, key_of("rsa2048")):
+        with pytest.raises(ValueError, match=r"."):
+            key.sign(data, pad, algorithm)
+    assert calls.signatures == 0
 
 
 @pytest.mark.parametrize("kind", EC_KEYS)
@@ -226,6 +236,8 @@ def test_a_digest_made_before(key_of, digest):
     rsa_key, ec_key = key_of("rsa2048"), key_of("p256")
     for pad in (padding.PKCS1v15(), padding.PSS(padding.MGF1(SHA[digest]), padding.PSS.MAX_LENGTH)):
         rsa_key.public_key().verify(rsa_key.sign(hashed, pad, algorithm), MESSAGE, pad, SHA[digest])
+    with pytest.raises(ValueError, match="digest has"):
+        ec_key.sign(hashed[:-1], ec.ECDSA(algorithm))
     signature = ec_key.sign(hashed, ec.ECDSA(algorithm))
     ec_key.public_key().verify(signature, MESSAGE, ec.ECDSA(SHA[digest]))
 

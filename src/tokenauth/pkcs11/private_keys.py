@@ -69,6 +69,8 @@ class _InToken:
 
     def _sign(self, scheme: SignatureScheme, data: _Bytes, algorithm: Any = None) -> bytes:
         if isinstance(algorithm, Prehashed):
+            if len(data) != algorithm.digest_size:
+                raise ValueError(f"a {scheme.digest} digest has {algorithm.digest_size} bytes, not {len(data)}")
             return self._key.sign(scheme, digest=bytes(data))
         return self._key.sign(scheme, bytes(data))
 
@@ -116,6 +118,8 @@ def _rsa_scheme(pad: Any, algorithm: Any, bits: int) -> SignatureScheme:
     if pad.mgf._algorithm.name != digest:
         raise MechanismUnsupported("PSS with two different hashes is not offered by tokens")
     length: Any = pad._salt_length
+    if length is padding.PSS.AUTO:
+        raise ValueError("the salt length AUTO is for verifying only; take DIGEST_LENGTH or MAX_LENGTH")
     if length is padding.PSS.MAX_LENGTH:
         length = -(-(bits - 1) // 8) - algorithm.digest_size - 2  # RFC 8017 section 9.1.1
     return SignatureScheme("pss", digest, length if isinstance(length, int) else None)
