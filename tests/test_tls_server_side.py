@@ -186,16 +186,27 @@ def test_a_clients_identity_is_no_servers(one_key):
         tokenauth.create_context(one_key.uri, pin=one_key.pin, module=one_key.module, server_side=True)
 
 
-def test_a_token_that_fails_in_a_handshake_tells_the_server(host, cafile):
+def test_a_token_that_left_tells_the_server(cafile):
     """The server's own handshake says why, and its client only that it failed."""
-    context = server_context(host, "p256")
-    log_out(host)
-    with serving(context) as (port, failures):
-        with pytest.raises(OSError):  # noqa: PT011 - what a client sees is an alert or a closed connection
-            ask(client_context(cafile), port)
+    with SoftToken("leaving", key_type=None) as token:
+        token.add_identity("localhost", purposes=("tls-server",), names=("localhost",))
+        context = tokenauth.create_context(token.uri, pin=token.pin, server_side=True)
+    # What a client sees is an alert or a closed connection.
+    with serving(context) as (port, failures), pytest.raises(OSError):  # noqa: PT011
+        ask(client_context(cafile), port)
     [failure] = failures
     assert isinstance(failure, tokenauth.HandshakeFailed)
-    assert isinstance(failure.__cause__, tokenauth.TokenAuthError)
+    assert isinstance(failure.__cause__, tokenauth.TokenRemoved)
+
+
+def test_a_token_that_was_logged_out_is_logged_in_to_again(host, cafile):
+    context = server_context(host, "p256")
+    log_out(host)
+    calls = counting.since()
+    with serving(context) as (port, failures):
+        ask(client_context(cafile), port)
+    assert not failures
+    assert calls.logins == 1
 
 
 @contextlib.contextmanager

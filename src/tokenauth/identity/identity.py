@@ -27,14 +27,23 @@ class Found(NamedTuple):
     Args:
         token: where.
         certificate: the certificate's object.
-        key: the private key's object, or else the public key's, whichever shows; None if neither does.
+        reference: which private key is the certificate's.
+        private_key: the private key's object, if it shows.
+        public_key: the public key's object, if there is one.
         others: the token's other certificates, DER.
     """
 
     token: Token
     certificate: CertificateObject
-    key: KeyObject | None
+    reference: KeyReference
+    private_key: KeyObject | None
+    public_key: KeyObject | None
     others: tuple[bytes, ...]
+
+    @property
+    def key(self) -> KeyObject | None:
+        """Whichever half shows."""
+        return self.private_key or self.public_key
 
 
 class Identity:
@@ -124,8 +133,7 @@ class Identity:
             shape: type and size of the certificate's public key.
             credentials: for its login, if not those that the identity was found with.
         """
-        reference = KeyReference(self.id, self.label, self.certificate_der)
-        return TokenKey(self._found.token, reference, shape, credentials or self._credentials)
+        return TokenKey(self._found.token, self._found.reference, shape, credentials or self._credentials)
 
     @property
     def credentials(self) -> Credentials:
@@ -150,13 +158,14 @@ class Identity:
         return certificates.problems_of(certificate, datetime.datetime.now(datetime.UTC)) + self._key_problems()
 
     def _key_problems(self) -> list[str]:
-        key, token = self._found.key, self._found.token
-        if key is None:
+        found, token = self._found, self._found.token
+        if found.key is None:
             visible = token.logged_in or not token.login_required
             return ["its private key is not on the token"] if visible else []
         problems = []
-        if key.public and not carries(self.certificate_der, key.public):
+        halves = [half.public for half in (found.private_key, found.public_key) if half is not None and half.public]
+        if halves and not carries(self.certificate_der, halves[0]):
             problems.append("the key stored with it is another certificate's")
-        if key.extractable:
+        if found.private_key is not None and found.private_key.extractable:
             problems.append("its private key can be copied out of the token")
         return problems

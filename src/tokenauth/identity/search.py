@@ -11,7 +11,7 @@ from tokenauth.pin import as_source, from_uri
 from tokenauth.pkcs11.discovery import discover
 from tokenauth.pkcs11.keys import KeyReference, matching_key
 from tokenauth.pkcs11.modules import Module, SlotFailure, load_module
-from tokenauth.pkcs11.objects import CertificateObject, KeyObject, Objects, read_objects
+from tokenauth.pkcs11.objects import CertificateObject, Objects, carries, read_objects
 from tokenauth.pkcs11.tokens import Credentials, Token
 from tokenauth.uri import ObjectInfo, TokenURI
 
@@ -124,10 +124,9 @@ def _slot_error(module: Module, failure: SlotFailure) -> TokenAuthError:
 def _identities(token: Token, uri: TokenURI, credentials: Credentials) -> Iterator[Identity]:
     objects = read_objects(token)
     for certificate in objects.certificates:
-        key = _key_for(certificate, objects)
-        others = tuple(other.der for other in objects.certificates if other is not certificate)
-        made = Identity(Found(token, certificate, key, others), credentials)
-        if _selected(uri, made) and (key is not None or not _is_authority(certificate)):
+        found = _found(token, certificate, objects)
+        made = Identity(found, credentials)
+        if _selected(uri, made) and (found.key is not None or not _is_authority(certificate)):
             yield made
 
 
@@ -137,9 +136,18 @@ def _selected(uri: TokenURI, found: Identity) -> bool:
     )
 
 
-def _key_for(certificate: CertificateObject, objects: Objects) -> KeyObject | None:
+def _found(token: Token, certificate: CertificateObject, objects: Objects) -> Found:
+    """Pair a certificate with its key: by CKA_ID, then label, then public key.
+
+    A public key's object tells whose it is even where the private one does not, and is stored under the same names.
+    """
     reference = KeyReference(certificate.id, certificate.label, certificate.der)
-    return matching_key(reference, objects.private_keys) or matching_key(reference, objects.public_keys)
+    public = matching_key(reference, objects.public_keys)
+    if public is not None and public.public and carries(certificate.der, public.public):
+        reference = reference._replace(id=public.id, label=public.label)
+    private = matching_key(reference, objects.private_keys)
+    others = tuple(other.der for other in objects.certificates if other is not certificate)
+    return Found(token, certificate, reference, private, public, others)
 
 
 def _is_authority(certificate: CertificateObject) -> bool:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from tokenauth.errors import IdentityNotFound, MechanismUnsupported, SigningFailed
+from tokenauth.errors import IdentityNotFound, MechanismUnsupported, SigningFailed, TokenAuthError
+from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.pkcs11.mechanisms import KeyShape, Payload, SignatureScheme, Way, ways
 from tokenauth.pkcs11.objects import KeyObject, carries, find_private_keys
 from tokenauth.pkcs11.returnvalues import ReturnValue, error_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tokenauth.pkcs11.tokens import Credentials, Token
 
 __all__ = ["KeyReference", "TokenKey", "ecdsa_der"]
+
+_T = TypeVar("_T")
 
 #: What a token answers at ``C_SignInit`` when another way to the same signature may still work.
 _TRY_ANOTHER_WAY = {"CKR_MECHANISM_INVALID", "CKR_MECHANISM_PARAM_INVALID"}
@@ -48,9 +53,15 @@ class TokenKey:
         self.reference = reference
         self.shape = shape
         self.credentials = credentials
-        self._found: KeyObject | None = None
+        self._found: Any = None
+        self._generation = -1  # of the token, when the key was found
         self._lock = threading.Lock()
+        renew_after_fork(self)
         self._ways: dict[SignatureScheme, Way] = {}  # what worked, so that the token is not asked again
+
+    def after_fork(self) -> None:
+        """In the child of a fork: whoever held the lock is not there any more."""
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<TokenKey {self.reference.label!r} ({self.shape.type}) on {self.token.label!r}>"
@@ -72,10 +83,22 @@ class TokenKey:
             IdentityNotFound: the key is not there, or does not belong to the certificate.
             TokenAuthError: whatever else the token answers.
         """
-        key = self.prepare()
         payload = Payload(message, digest)
+        return self._twice(lambda: self._sign(scheme, payload, self._prepare("")))
+
+    def _twice(self, attempt: Callable[[], _T]) -> _T:
+        """Try once more if the token was lost meanwhile and is there again; a PIN error is never such a reason."""
+        generation = self.token.generation
+        try:
+            return attempt()
+        except TokenAuthError as error:
+            if not self.token.lost(generation, error.ckr):
+                raise
+        return attempt()
+
+    def _sign(self, scheme: SignatureScheme, payload: Payload, key: KeyObject) -> bytes:
         known = self._ways.get(scheme)
-        candidates = [known] if known is not None and not (known.needs_message and message is None) else None
+        candidates = [known] if known and not (known.needs_message and payload.message is None) else None
         for way in candidates or ways(scheme, self.shape, self.token.mechanisms(), payload):
             try:
                 signature = self.token.sign(way.mechanism, key.handle, way.prepare(scheme, self.shape, payload))
@@ -94,8 +117,8 @@ class TokenKey:
 
     @property
     def ready(self) -> bool:
-        """Whether the key was found and logged in to."""
-        return self._found is not None
+        """Whether the key was found and logged in to, and nothing was lost since."""
+        return self._generation == self.token.generation
 
     def prepare(self, reason: str = "") -> KeyObject:
         """Find the key, and log in if it does not show or asks for that; nothing happens the second time.
@@ -108,16 +131,22 @@ class TokenKey:
             IdentityNotFound: the key is not there, or does not belong to the certificate.
             TokenAuthError: whatever else the token answers.
         """
-        if self._found is None:
+        return self._twice(lambda: self._prepare(reason))
+
+    def _prepare(self, reason: str) -> KeyObject:
+        if not self.ready:
             with self._lock:
-                if self._found is None:
-                    key = self._look()
-                    if key is None or key.private:
-                        credentials = self.credentials._replace(reason=reason) if reason else self.credentials
-                        self.token.login(credentials)
-                        key = self._look()
-                    self._found = self._checked(key)
-        return self._found
+                if not self.ready:
+                    self._generation, self._found = self.token.generation, self._find(reason)
+        found: KeyObject = self._found
+        return found
+
+    def _find(self, reason: str) -> KeyObject:
+        key = self._look()
+        if key is None or key.private:
+            self.token.login(self.credentials._replace(reason=reason) if reason else self.credentials)
+            key = self._look()
+        return self._checked(key)
 
     def _look(self) -> KeyObject | None:
         return matching_key(self.reference, find_private_keys(self.token))
@@ -151,7 +180,7 @@ def matching_key(reference: KeyReference, keys: tuple[KeyObject, ...]) -> KeyObj
     by_label = [key for key in keys if reference.label and key.label == reference.label]
     for group in (by_id, by_label):
         if group:
-            return next(filter(for_certificate, group), group[0])
+            return max(group, key=lambda key: (for_certificate(key), key.label == reference.label))
     return next(filter(for_certificate, keys), None)
 
 

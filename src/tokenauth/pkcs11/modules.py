@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any, NamedTuple
+import time
+from contextlib import suppress
+from typing import NamedTuple
 
-from tokenauth.errors import ModuleError, TokenNotFound
+from tokenauth.errors import ModuleError, TokenNotFound, TokenRemoved
 from tokenauth.pkcs11.cryptoki import Cryptoki
+from tokenauth.pkcs11.gate import Gate
 from tokenauth.pkcs11.returnvalues import ReturnValue
 from tokenauth.pkcs11.tokens import SlotReading, Token
 from tokenauth.uri import LibraryInfo, SlotInfo, TokenInfo
@@ -20,6 +22,9 @@ _CKF_TOKEN_INITIALIZED = 0x400  # CK_TOKEN_INFO
 _CKF_REMOVABLE_DEVICE = 0x2  # CK_SLOT_INFO
 #: What a slot answers whose token left since the list was made, or that holds something else.
 _EMPTY = {"CKR_TOKEN_NOT_PRESENT", "CKR_TOKEN_NOT_RECOGNIZED"}
+
+
+_BETWEEN_RESTARTS = 30.0  # seconds
 
 
 class SlotFailure(NamedTuple):
@@ -53,7 +58,8 @@ class Module:
         self.path = path
         self.cryptoki = Cryptoki(path)
         self.thread_safe = self.cryptoki.initialise().thread_safe
-        self._lock: AbstractContextManager[Any] = nullcontext() if self.thread_safe else threading.RLock()
+        self.gate = Gate(shared=self.thread_safe, on_fork=self._begin_anew)
+        self._restarted = -_BETWEEN_RESTARTS
         self._tokens: dict[TokenInfo, Token] = {}
         try:
             info = self.cryptoki.info()
@@ -65,10 +71,6 @@ class Module:
     def __repr__(self) -> str:
         return f"<Module {self.path}>"
 
-    def guard(self) -> AbstractContextManager[Any]:
-        """To be held around every call into the module: a lock if the module has none of its own."""
-        return self._lock
-
     def tokens(self) -> tuple[list[Token], list[SlotFailure]]:
         """The tokens that are in the module's slots now; one that can not be read never hides the others.
 
@@ -79,7 +81,7 @@ class Module:
             ModuleError: the module does not even give its slots.
         """
         tokens, failures = [], []
-        with self.guard():
+        with self.gate:
             for slot in self._slots():
                 try:
                     reading = self._read(slot)
@@ -112,30 +114,72 @@ class Module:
         Raises:
             TokenNotFound: there is none.
         """
-        with self.guard():
+        with self.gate:
             for slot in self._slots():
                 if not self._read(slot).flags & _CKF_TOKEN_INITIALIZED:
                     return slot
         raise TokenNotFound(f"{self.path} shows no slot with a blank token")
 
-    def reload(self) -> None:
-        """Finalise and initialise the module, so that it reads its configuration anew; all its tokens become stale.
+    def locate(self, info: TokenInfo) -> SlotReading:
+        """Find a token again, in whatever slot.
+
+        Raises:
+            TokenRemoved: it is not there.
+            ModuleError: the module does not even give its slots.
+        """
+        with self.gate:
+            for slot in self._slots():
+                with suppress(ReturnValue):
+                    reading = self._read(slot)
+                    if reading.token == info:
+                        return reading
+        raise TokenRemoved("it was removed", token=info.label)
+
+    def restart(self) -> bool:
+        """Reload the module because it failed; not again within half a minute.
+
+        Returns:
+            Whether it was done.
 
         Raises:
             ModuleError: it can not be initialised again.
         """
-        with self.guard():
-            for token in self._tokens.values():
-                token.stale = True
-            self._tokens.clear()
+        if time.monotonic() - self._restarted < _BETWEEN_RESTARTS:
+            return False
+        self._restarted = time.monotonic()
+        self.reload()
+        return True
+
+    def reload(self) -> None:
+        """Finalise and initialise the module, so that it reads its configuration anew.
+
+        Its tokens begin anew where they are found; those that are gone say so when they are used.
+
+        Raises:
+            ModuleError: it can not be initialised again.
+        """
+        with self.gate:
             with suppress(ReturnValue):
                 self.cryptoki.finalise()
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Initialise the module again: after it was finalised, or in the child of a fork."""
+        with self.gate:
             self.cryptoki.initialise()
+            for info, token in list(self._tokens.items()):
+                try:
+                    token.resettle(self.locate(info))
+                except TokenRemoved:
+                    token.resettle(SlotReading(token.slot, info, 0, removable=True))
+                    del self._tokens[info]
 
     def _token(self, reading: SlotReading) -> Token:
         token = self._tokens.get(reading.token)
-        if token is None or token.slot != reading.slot:
-            token = self._tokens[reading.token] = Token(self.path, self.cryptoki, self.guard(), reading)
+        if token is None:
+            token = self._tokens[reading.token] = Token(self, reading)
+        elif token.slot != reading.slot:
+            token.resettle(reading)
         return token
 
 

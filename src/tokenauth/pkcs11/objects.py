@@ -3,7 +3,7 @@
 # No postponed annotations here: named tuples would compile each of their fields' types anew, at every start.
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenauth.pkcs11.returnvalues import ReturnValue
@@ -112,11 +112,10 @@ def read_objects(token: "Token") -> Objects:
         TokenAuthError: the token does not list its objects.
     """
     with token.session("reading its objects") as session:
-        return Objects(
-            tuple(_certificates(token, session)),
-            tuple(_keys(token, session, _CKO_PUBLIC_KEY)),
-            tuple(_keys(token, session, _CKO_PRIVATE_KEY)),
-        )
+        certificates = tuple(_certificates(token, session))
+        public_keys = tuple(_keys(token, session, _CKO_PUBLIC_KEY))
+        private_keys = tuple(_keys(token, session, _CKO_PRIVATE_KEY))
+        return Objects(certificates, public_keys, _completed(private_keys, lambda: public_keys))
 
 
 def find_private_keys(token: "Token") -> tuple[KeyObject, ...]:
@@ -126,7 +125,8 @@ def find_private_keys(token: "Token") -> tuple[KeyObject, ...]:
         TokenAuthError: the token does not list its objects.
     """
     with token.session("looking for the private key") as session:
-        return tuple(_keys(token, session, _CKO_PRIVATE_KEY))
+        private_keys = tuple(_keys(token, session, _CKO_PRIVATE_KEY))
+        return _completed(private_keys, lambda: tuple(_keys(token, session, _CKO_PUBLIC_KEY)))
 
 
 def find_public_keys(token: "Token") -> tuple[KeyObject, ...]:
@@ -189,6 +189,24 @@ def _keys(token: "Token", session: int, object_class: int) -> Iterator[KeyObject
             extractable=_flag(found, _CKA_EXTRACTABLE, default=False) and not sensitive,
             always_authenticate=_flag(found, _CKA_ALWAYS_AUTHENTICATE, default=False),
         )
+
+
+def _completed(
+    private_keys: tuple[KeyObject, ...], public_keys: Callable[[], tuple[KeyObject, ...]]
+) -> tuple[KeyObject, ...]:
+    """Private keys with the public half that many tokens tell only of the public key beside them."""
+    if all(key.public for key in private_keys):
+        return private_keys
+    public = public_keys()
+    return tuple(key if key.public else _with_public_half(key, public) for key in private_keys)
+
+
+def _with_public_half(key: KeyObject, public_keys: tuple[KeyObject, ...]) -> KeyObject:
+    """The key with the public half of the one public key that has its ``CKA_ID``, and its label if several do."""
+    same = [other for other in public_keys if (other.type, other.id) == (key.type, key.id)]
+    if len(same) > 1 or not key.id:
+        same = [other for other in same if other.label == key.label]
+    return key._replace(public=same[0].public, parameters=same[0].parameters) if len(same) == 1 else key
 
 
 def _objects(

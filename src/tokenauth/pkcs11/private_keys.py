@@ -120,8 +120,11 @@ def _rsa_scheme(pad: Any, algorithm: Any, bits: int) -> SignatureScheme:
     length: Any = pad._salt_length
     if length is padding.PSS.AUTO:
         raise ValueError("the salt length AUTO is for verifying only; take DIGEST_LENGTH or MAX_LENGTH")
+    longest = -(-(bits - 1) // 8) - algorithm.digest_size - 2  # RFC 8017 section 9.1.1
     if length is padding.PSS.MAX_LENGTH:
-        length = -(-(bits - 1) // 8) - algorithm.digest_size - 2  # RFC 8017 section 9.1.1
+        length = longest
+    if isinstance(length, int) and length > longest:
+        raise ValueError(f"with this key and hash a PSS salt has at most {longest} bytes, not {length}")
     return SignatureScheme("pss", digest, length if isinstance(length, int) else None)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tokenauth.pkcs11.returnvalues import ReturnValue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from tokenauth.pkcs11.cryptoki import Cryptoki
 
 __all__ = ["SessionPool"]
 
@@ -22,12 +22,15 @@ class SessionPool:
     """Sessions, opened on demand and taken in turn.
 
     Args:
-        open_session: opens one and returns its handle; raises :class:`ReturnValue`.
+        cryptoki: the module's functions.
+        slot: the number of the token's slot.
         limit: how many at most; lowered for good when the token answers ``CKR_SESSION_COUNT``.
     """
 
-    def __init__(self, open_session: Callable[[], int], limit: int) -> None:
-        self._open_session = open_session
+    def __init__(self, cryptoki: Cryptoki, slot: int, limit: int) -> None:
+        self._cryptoki = cryptoki
+        self._slot = slot
+        self._closed = False
         self._limit = limit
         self._idle: list[int] = []
         self._count = 0
@@ -47,19 +50,44 @@ class SessionPool:
 
     def give(self, session: int) -> None:
         """Give a session back."""
+        if self._closed:
+            self._close_one(session)
+            return
         self._idle.append(session)
         # Whoever waits has said so before looking for an idle session a last time, so none is missed here.
         if self._waiting:
             with self._changed:
                 self._changed.notify()
 
+    def close(self) -> None:
+        """Close all sessions, those that are lent when they come back. Most are dead: nobody minds."""
+        with self._changed:
+            self._closed = True
+            idle, self._idle = self._idle, []
+            self._changed.notify_all()
+        for session in idle:
+            self._close_one(session)
+
+    def discard(self, session: int) -> None:
+        """Instead of giving a session back: close it, because an operation may still be active in it."""
+        with self._changed:
+            self._count -= 1
+            self._changed.notify()
+        self._close_one(session)
+
+    def _close_one(self, session: int) -> None:
+        with suppress(ReturnValue):
+            self._cryptoki.close_session(session)
+
     def _take_when_there_is_one(self) -> int:
         while True:
             with self._changed:
                 self._waiting += 1
                 try:
-                    while not self._idle and self._count >= self._limit:
+                    while not self._idle and self._count >= self._limit and not self._closed:
                         self._changed.wait()
+                    if self._closed:
+                        raise ReturnValue("CKR_SESSION_CLOSED", "C_OpenSession")
                     if self._idle:
                         with suppress(IndexError):  # somebody was quicker
                             return self._idle.pop()
@@ -74,7 +102,7 @@ class SessionPool:
     def _open(self) -> int | None:
         """A new session, or None if the token allows no more of them."""
         try:
-            return self._open_session()
+            return self._cryptoki.open_session(self._slot)
         except ReturnValue as error:
             with self._changed:
                 self._count -= 1

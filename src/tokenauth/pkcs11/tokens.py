@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from tokenauth.errors import ModuleError, PinLocked, PinRefused, PinRequired, TokenAuthError
-from tokenauth.pin import PinRequest
+from tokenauth.pkcs11.gate import renew_after_fork
+from tokenauth.pkcs11.login import Credentials, Login
 from tokenauth.pkcs11.mechanisms import SIGNING_MECHANISMS, MechanismInfo
 from tokenauth.pkcs11.returnvalues import ReturnValue, error_for
 from tokenauth.pkcs11.sessions import SessionPool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from contextlib import AbstractContextManager
 
-    from tokenauth.pin import PinSource
-    from tokenauth.pkcs11.cryptoki import Cryptoki, Mechanism
+    from tokenauth.pkcs11.cryptoki import Mechanism
+    from tokenauth.pkcs11.modules import Module
     from tokenauth.uri import SlotInfo, TokenInfo
 
 __all__ = ["Credentials", "SlotReading", "Token"]
@@ -35,23 +32,23 @@ _PIN_STATES: tuple[tuple[int, Literal["low", "final", "locked"]], ...] = (
 )
 _MOST_SESSIONS = 8
 
-#: Keys the hashes by which refused PINs are remembered, so that they say nothing outside this process.
-_hash_key = os.urandom(32)
-
-
-class Credentials(NamedTuple):
-    """Who may be asked for a PIN, and what to tell them.
-
-    Args:
-        source: gives the PIN; None where nothing may be asked.
-        reason: what the login is for, as in "to authenticate to api.example".
-    """
-
-    source: PinSource | None
-    reason: str = ""
-
-    def __repr__(self) -> str:
-        return f"Credentials(reason={self.reason!r})"
+#: What a token answers when sessions, handles or the login are gone: it is looked for again, and tried once more.
+_LOST = frozenset(
+    {
+        "CKR_DEVICE_REMOVED",
+        "CKR_TOKEN_NOT_PRESENT",
+        "CKR_TOKEN_NOT_RECOGNIZED",
+        "CKR_SLOT_ID_INVALID",
+        "CKR_SESSION_CLOSED",
+        "CKR_SESSION_HANDLE_INVALID",
+        "CKR_OBJECT_HANDLE_INVALID",
+        "CKR_KEY_HANDLE_INVALID",
+        "CKR_USER_NOT_LOGGED_IN",
+        "CKR_CRYPTOKI_NOT_INITIALIZED",
+    }
+)
+#: What a module answers when it is confused; initialising it anew may help.
+_CONFUSED = frozenset({"CKR_GENERAL_ERROR", "CKR_DEVICE_ERROR", "CKR_FUNCTION_FAILED", "CKR_DEVICE_MEMORY"})
 
 
 class SlotReading(NamedTuple):
@@ -71,35 +68,46 @@ class SlotReading(NamedTuple):
 
 
 class Token:
-    """A token in a slot. Made by :class:`tokenauth.pkcs11.modules.Module`.
+    """A token, in whatever slot it is. Made by :class:`tokenauth.pkcs11.modules.Module`.
 
     Attributes:
-        module: the path of its module.
-        info: label, manufacturer, model and serial number.
+        info: label, manufacturer, model and serial number, by which it is known again.
         slot: the slot that it is in.
-        guard: to be held around every call into its module.
-        stale: its module was initialised again since; all its sessions are gone.
+        gate: to be held around every call into its module.
+        generation: counts how often it began anew; handles found in an earlier generation are void.
+        login_state: whether this process is logged in.
     """
 
-    def __init__(
-        self, module: str, cryptoki: Cryptoki, guard: AbstractContextManager[Any], reading: SlotReading
-    ) -> None:
-        self.module = module
+    def __init__(self, module: Module, reading: SlotReading) -> None:
+        self._module = module
         self.info = reading.token
+        self.cryptoki = module.cryptoki
+        self.gate = module.gate
+        self.login_state = Login(self)
+        self.generation = 0
+        self._mechanisms: dict[int, MechanismInfo] | None = None
+        self._losing = threading.Lock()
+        self._settle(reading)
+        renew_after_fork(self)
+
+    def _settle(self, reading: SlotReading) -> None:
+        """Be in a slot, with no sessions yet."""
         self.slot = reading.slot
-        self.cryptoki = cryptoki
-        self.guard = guard
         self._flags = reading.flags
         limit = 1 if reading.removable else _MOST_SESSIONS
-        self._sessions = SessionPool(lambda: cryptoki.open_session(reading.slot.id), limit)
-        self._mechanisms: dict[int, MechanismInfo] | None = None
-        self._login_lock = threading.Lock()
-        self._logged_in = False
-        self._refused: set[bytes] = set()
-        self.stale = False
+        self._sessions = SessionPool(self.cryptoki, reading.slot.id, limit)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: whoever held the lock is not there any more."""
+        self._losing = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<Token {self.info.label!r} in slot {self.slot.id} of {self.module}>"
+
+    @property
+    def module(self) -> str:
+        """The path of its module."""
+        return self._module.path
 
     @property
     def label(self) -> str:
@@ -124,13 +132,13 @@ class Token:
     @property
     def logged_in(self) -> bool:
         """This process has logged in."""
-        return self._logged_in
+        return self.login_state.done
 
     @contextmanager
     def _translate(self, doing: str) -> Iterator[None]:
         """Turn what the module answers into an error of this token."""
         try:
-            with self.guard:
+            with self.gate:
                 yield
         except ReturnValue as error:
             raise error_for(error.name, doing, self.label) from error
@@ -146,11 +154,12 @@ class Token:
             TokenAuthError: what the token answered, in the block or before it.
         """
         with self._translate(doing):
-            session = self._sessions.take()
+            sessions = self._sessions
+            session = sessions.take()
             try:
                 yield session
             finally:
-                self._sessions.give(session)
+                sessions.give(session)
 
     def sign(self, mechanism: Mechanism, key: int, data: bytes) -> bytes:
         """Let the token sign; the one call that happens at each handshake, so it takes the straight way.
@@ -163,13 +172,14 @@ class Token:
         Raises:
             ReturnValue: the token refused.
         """
-        with self.guard:
-            session = self._sessions.take()
+        with self.gate:
+            sessions = self._sessions
+            session = sessions.take()
             try:
                 self.cryptoki.sign_init(session, mechanism, key)
                 return self.cryptoki.sign(session, data)
             finally:
-                self._sessions.give(session)
+                sessions.give(session)
 
     def refresh(self) -> None:
         """Read the token's flags again.
@@ -211,61 +221,41 @@ class Token:
             PinLocked: the token is locked.
             TokenAuthError: whatever else the token answers.
         """
-        with self._login_lock:
-            if self._logged_in:
-                return
-            self.refresh()
-            self._check_state()
-            self._send(self._ask(credentials))
-            self._logged_in = True
-            self._refused.clear()
+        self.login_state.ensure(credentials)
 
-    def _check_state(self) -> None:
-        if self.pin_state == "locked":
-            raise PinLocked("the PIN is locked", token=self.label)
-        if self.pin_state == "final":
-            raise PinRefused(
-                "only one PIN try is left, and it is not spent here",
-                token=self.label,
-                hint="log in once with the card's own program, which resets the counter",
-            )
+    def lost(self, generation: int, ckr: str) -> bool:
+        """After a failure: see whether the token is still, or again, there, and make ready to try once more.
 
-    def _ask(self, credentials: Credentials) -> str:
-        if credentials.source is None:
-            raise PinRequired("a PIN is needed to use its key, and none was given", token=self.label)
-        tries = "final" if self.pin_state == "locked" else self.pin_state
-        pin = credentials.source(
-            PinRequest(self.label, self.info.serial, credentials.reason, tries, per_signature=False)
-        )
-        if pin:
-            return pin
-        raise PinRequired("a PIN is needed to use its key, and the PIN source gave none", token=self.label)
+        The token is looked for in all slots of its module. Of several threads that failed alike, one does it.
 
-    def _send(self, pin: str) -> None:
-        mark = hashlib.blake2b(pin.encode("utf-8", "surrogatepass"), key=_hash_key).digest()
-        if mark in self._refused:
-            del pin  # whoever prints this frame's variables with the traceback must not print it
-            raise PinRefused(
-                "it refused this PIN before, so it is not sent again", token=self.label, hint="give another PIN"
-            )
-        with self.session("logging in") as session:
-            failed = ""
-            try:
-                self.cryptoki.login(session, pin)
-            except ReturnValue as error:
-                failed = error.name
-        del pin
-        if failed.startswith("CKR_PIN_"):
-            self._refused.add(mark)
-        if failed and failed != "CKR_USER_ALREADY_LOGGED_IN":
-            raise self._login_error(failed) from None
+        Args:
+            generation: the token's when the attempt began.
+            ckr: the return value's name.
 
-    def _login_error(self, name: str) -> TokenAuthError:
-        error = error_for(name, "logging in", self.label)
-        try:
-            self.refresh()
-        except TokenAuthError:
-            return error
-        if self.pin_state == "locked" and not isinstance(error, PinLocked | ModuleError):
-            return PinLocked("the PIN is wrong, and that locked it", token=self.label, ckr=name)
-        return error
+        Returns:
+            Whether it makes sense to try again: everything found on the token before has to be found anew.
+
+        Raises:
+            TokenRemoved: it is gone.
+            TokenAuthError: its module fails.
+        """
+        if ckr not in _LOST and ckr not in _CONFUSED:
+            return False
+        with self._losing:
+            if self.generation != generation:
+                return True
+            if ckr in _CONFUSED and not self._module.restart():
+                return False
+            reading = self._module.locate(self.info)
+            if self.generation == generation:  # restarting the module has settled all its tokens
+                self.resettle(reading)
+            return True
+
+    def resettle(self, reading: SlotReading) -> None:
+        """Begin anew, in the same or another slot: old sessions, handles and the login are gone."""
+        old = self._sessions
+        self._settle(reading)
+        self._mechanisms = None
+        self.login_state.forget()
+        self.generation += 1
+        old.close()

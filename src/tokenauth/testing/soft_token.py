@@ -157,8 +157,6 @@ class SoftToken:
     @property
     def token(self) -> Token:
         """The token, as the PKCS#11 layer sees it now."""
-        if self._token.stale:
-            self._token = next(token for token in self._module.tokens()[0] if token.info.serial == self.serial)
         return self._token
 
     def add_identity(

@@ -133,7 +133,7 @@ class Selector(handshake.Responder):
         """
         key = (handshake.host(connection), handshake.authorities(connection))
         offer = self._answers.get(key, _UNDECIDED)
-        if offer is _UNDECIDED or (isinstance(offer, Offer) and offer.key.token.stale):
+        if offer is _UNDECIDED:
             offer = self._decide(connection, *key)
         if not isinstance(offer, Offer):
             return None
@@ -144,8 +144,6 @@ class Selector(handshake.Responder):
 
     def _decide(self, connection: int, host: str, authorities: tuple[bytes, ...]) -> Offer | None:
         """Look at what the server asks for, choose, and remember the choice."""
-        if self._offers is not None and any(offer.key.token.stale for offer in self._offers):
-            self.forget()
         version, schemes = handshake.version(connection), handshake.schemes(connection)
         offer = self._choose(CertificateRequest(host, authorities, schemes, version))
         if len(self._answers) >= _MOST_ANSWERS:
