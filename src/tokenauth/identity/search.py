@@ -82,7 +82,7 @@ def take_inventory(uri: TokenURI, *, module: str | None = None, pin: str | PinSo
             continue
         for token in _tokens(loaded, uri, failures):
             try:
-                found = tuple(_identities(token, uri, credentials))
+                found = tuple(sorted(_identities(token, uri, credentials), key=lambda made: (made.label, made.id)))
             except TokenAuthError as error:
                 failures.append(error)
                 found = ()
