@@ -80,7 +80,7 @@ def log_out(token: SoftToken) -> None:
 
 
 @pytest.fixture
-def logged_out(one_key) -> SoftToken:
+def logged_out(one_key: SoftToken) -> SoftToken:
     """``one_key``, without a login."""
     log_out(one_key)
     return one_key

@@ -1,181 +1,130 @@
-"""Everything that README.md and docs/ show is run: Python on a real terminal, commands in a real shell.
-
-In the documents the service is ``https://service.example/``, its CA ``ca.pem``, and the token ``dev``. Here they are a
-server, a file and a SoftHSM token. A line of expected output may leave things out with ``...``. A block that can not be
-run says why, in a comment before it: ``<!-- not run: REASON -->``; ``<!-- pytest -->`` marks a test file.
-"""
+"""Everything that README.md and docs/ show is run, as tests/support/docs.py says, and what they list is complete."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
-from typing import NamedTuple
 
-import pexpect
+import click
 import pytest
 
-from tokenauth.testing import MTLSServer, SoftToken
-
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "softhsm" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-RUN = [page for page in PAGES if page.parent.name != "softhsm"]  # softhsm/ is tried by its own scripts
-SERVICE = "https://service.example/"
-#: What differs from run to run.
-VARIABLE = [(r"serial[= ][0-9a-f]{16}", "SERIAL"), (r"slot \d+", "SLOT"), (r"\d{4}-\d\d-\d\d", "DATE")]
-BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]*) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+import tokenauth
+from tests.support import docs
+from tokenauth.cli import failures
+from tokenauth.cli.root import cli
+from tokenauth.doctor.environment import _VARIABLES
+from tokenauth.provisioning.keys import KEY_TYPES
 
 pytestmark = pytest.mark.xdist_group("docs")
 
 
-class Block(NamedTuple):
-    page: str
-    kind: str
-    note: str
-    text: str
-
-
-def blocks() -> list[Block]:
-    return [
-        Block(page.relative_to(ROOT).as_posix(), match["kind"], match["note"] or "", match["text"])
-        for page in RUN
-        for match in BLOCK.finditer(page.read_text())
-    ]
-
-
-def chosen(kind: str, note: str = "") -> list:
-    found = [block for block in blocks() if (block.kind, block.note) == (kind, note)]
-    return [pytest.param(block, id=f"{block.page}-{number}") for number, block in enumerate(found)]
-
-
-class Place(NamedTuple):
-    """A directory and an environment in which the documents are true."""
-
-    directory: Path
-    environment: dict[str, str]
-    url: str
-    pin: str
-
-    def adapt(self, text: str) -> str:
-        return text.replace(SERVICE, self.url)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("docs")
-    with SoftToken("dev") as token:
-        token.add_identity("server", purposes=("tls-server",), names=("localhost",))
-        with MTLSServer(token.ca) as server:
-            (directory / "ca.pem").write_bytes(token.ca.pem)
-            (directory / "pin").write_text(token.pin)
-            environment = {name: os.environ[name] for name in ("HOME", "LANG", "SOFTHSM2_CONF") if name in os.environ}
-            environment |= {
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-                "TOKENAUTH_MODULE": token.module,
-                "TOKENAUTH_PIN_SOURCE": f"file:{directory / 'pin'}",
-                "CARD_PIN": token.pin,
-            }
-            yield Place(directory, environment, server.url, token.pin)
+    with docs.made(tmp_path_factory.mktemp("docs")) as made:
+        yield made
 
 
-def run_on_terminal(place: Place, script: Path, *arguments: str) -> str:
-    """Run a script on a terminal of its own, and enter the PIN when it is asked for."""
-    child = pexpect.spawn(
-        sys.executable,
-        [str(script), *arguments],
-        cwd=place.directory,
-        env=place.environment,
-        timeout=30,
-        encoding="utf-8",
-    )
-    seen = ""
-    while child.expect([r"PIN[^\n]*: ", pexpect.EOF]) == 0:
-        seen += str(child.before)
-        child.sendline(place.pin)
-    seen += str(child.before)
-    child.close()
-    assert child.exitstatus == 0, seen
-    assert place.pin not in seen
-    return seen
+def run_console(block, place, _directory):
+    steps = [part.partition("\n") for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]]
+    commands = [command for command, _, _ in steps]
+    done = place.shell([place.adapt(command) for command in commands])
+    assert len(done) == len(steps)
+    for number, ((command, _, expected), (seen, code)) in enumerate(zip(steps, done, strict=True)):
+        assert place.pin not in seen
+        assert place.matches(expected, seen), f"{command}\nis to print\n{expected}\nand prints\n{seen}"
+        assert code == 0 or commands[number + 1 : number + 2] == ["echo $?"], f"{command} exits with {code}"
 
 
-@pytest.mark.parametrize("block", chosen("python"))
-def test_python(block, place, tmp_path):
-    script = tmp_path / "example.py"
+def run_python(block, place, directory):
+    script = directory / "example.py"
     script.write_text(place.adapt(block.text))
-    run_on_terminal(place, script)
+    seen = place.terminal(script)
+    assert place.matches(block.output or "", seen), f"it is to print\n{block.output}\nand prints\n{seen}"
 
 
-@pytest.mark.parametrize("block", chosen("python", "pytest"))
-def test_pytest(block, place, tmp_path):
-    (tmp_path / "test_example.py").write_text(block.text)
+def run_pytest(block, place, directory):
+    (directory / "test_example.py").write_text(block.text)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_example.py"]
-    done = subprocess.run(command, cwd=tmp_path, env=place.environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, cwd=directory, env=place.environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed" in done.stdout
+    assert re.search(r"^\d+ passed in", done.stdout, re.MULTILINE), done.stdout
 
 
-def steps(text: str) -> list[tuple[str, list[str]]]:
-    """The commands of a transcript, each with the lines it is to print."""
-    found: list[tuple[str, list[str]]] = []
-    for line in text.splitlines():
-        if line.startswith("$ "):
-            found.append((line[2:], []))
-        elif line.strip() not in {"", "..."}:
-            found[-1][1].append(line)
-    return found
+#: By what the fence says, and the comment before it.
+RUN = {("console", ""): run_console, ("python", ""): run_python, ("python", "pytest"): run_pytest}
 
 
-def normal(text: str) -> str:
-    for pattern, name in VARIABLE:
-        text = re.sub(pattern, name, text)
-    return text
-
-
-@pytest.mark.parametrize("block", chosen("console"))
-def test_console(block, place):
-    for command, expected in steps(place.adapt(block.text)):
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=place.directory,
-            env=place.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60,
-        )
-        assert expected or done.returncode == 0, done.stdout
-        assert "Traceback" not in done.stdout
-        assert place.pin not in done.stdout
-        for line in expected:
-            pattern = ".*".join(map(re.escape, normal(line).split("...")))
-            assert re.search(f"^{pattern}", normal(done.stdout), re.M), f"{line!r} is not in\n{done.stdout}"
-
-
-def test_demo():
-    environment = {name: value for name, value in os.environ.items() if name != "SOFTHSM2_CONF"}
-    command = [sys.executable, "-m", "tokenauth", "demo"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
-    shown = re.search(r"\$ tokenauth demo\n(.*?)\n   \.\.\.", (ROOT / "README.md").read_text(), re.S)
-    assert shown is not None
-    variable = [*VARIABLE, (r"localhost:\d+", "SERVER")]
-    for line in shown[1].splitlines():
-        expected, seen = line, done.stdout
-        for pattern, name in variable:
-            expected, seen = re.sub(pattern, name, expected), re.sub(pattern, name, seen)
-        assert expected in seen
-
-
-def test_every_block_is_run_or_says_why_not():
-    known = {("python", ""), ("python", "pytest"), ("console", "")}
-    for block in blocks():
-        assert (block.kind, block.note) in known or block.note.startswith("not run: "), block
+# In the order of the page: a block may use what the one above it wrote.
+@pytest.mark.parametrize("block", [pytest.param(block, id=f"{block.page}:{block.line}") for block in docs.blocks()])
+def test_block(block, place, tmp_path):
+    if not block.note.startswith("not run: "):
+        assert (block.kind, block.note) in RUN, "there is no way to run it, and it does not say why"
+        RUN[block.kind, block.note](block, place, tmp_path)
 
 
 def test_links_lead_somewhere():
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+    for page in [*docs.PAGES, docs.ROOT / "softhsm" / "README.md"]:
+        for path, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", page.read_text()):
+            target = page.parent / path if path else page
+            assert path.startswith("https://") or target.exists(), f"{page.name}: {path}"
+            assert not heading or heading in headings(target), f"{page.name}: {path}#{heading}"
+
+
+def headings(page):
+    """The anchors that a page's headings get."""
+    lines = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line).lower().replace(" ", "-") for line in lines}
+
+
+def page(name):
+    return (docs.ROOT / "docs" / name).read_text()
+
+
+def test_every_public_name_is_described():
+    described = set(re.findall(r"`(?:tokenauth\.)?(\w+)", page("python.md")))
+    assert set(tokenauth.__all__) <= described
+
+
+def commands(group, name):
+    """Each command below a group, with its full name."""
+    context = click.Context(group)
+    for short in group.list_commands(context):
+        command = group.get_command(context, short)
+        yield f"{name} {short}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name} {short}")
+
+
+def test_every_command_and_option_is_described():
+    text = page("command-line.md")
+    for name, command in commands(cli, "tokenauth"):
+        assert f"`{name}" in text, name
+        for option in (each for each in command.params if isinstance(each, click.Option)):
+            assert any(f"`{spelt}" in text for spelt in option.opts), f"{name} {option.opts}"
+
+
+def test_every_exit_code_is_described():
+    rows = re.findall(r"^\| (\d+) \|", page("command-line.md"), re.MULTILINE)
+    codes = {value for name, value in vars(failures).items() if name.isupper() and isinstance(value, int)}
+    assert set(map(int, rows)) == codes
+
+
+def test_every_variable_is_described():
+    described = set(re.findall(r"`(\w+)`", page("command-line.md")))
+    assert set(_VARIABLES) <= described
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code():
+    """What is quoted in the first column of a table, in parts between ``...``, but not what others say."""
+    sources = "\n".join(path.read_text() for path in (docs.ROOT / "src").rglob("*.py"))
+    messages = re.findall(r"^\| `([^|]+)` \|", page("troubleshooting.md"), re.MULTILINE)
+    assert len(messages) > 20
+    for part in (part.strip() for message in messages for part in message.split("...")):
+        assert part in sources, part
+
+
+def test_every_type_of_key_is_named():
+    assert ", ".join(f"`{kind}`" for kind in KEY_TYPES) in page("softhsm.md")

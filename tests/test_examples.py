@@ -2,55 +2,85 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import ssl
+import subprocess
+import sys
 import urllib.request
 
+import jwt
 import pexpect
 import pytest
+from cryptography import x509
 
-from tests.test_docs import ROOT, place, run_on_terminal  # noqa: F401 - place is a fixture
+from tests.support import docs
+from tests.support.programs import openssl
 
-EXAMPLES = ROOT / "examples"
+EXAMPLES = docs.ROOT / "examples"
 CLIENTS = ["requests_session.py", "httpx_client.py", "aiohttp_client.py", "urllib_client.py", "choose_identity.py"]
+OTHERS = ["signing_request.py", "jwt_token.py", "server.py", "pytest_example/test_service.py"]
 
 pytestmark = pytest.mark.xdist_group("docs")
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    with docs.made(tmp_path_factory.mktemp("examples")) as made:
+        yield made
+
+
 @pytest.mark.parametrize("name", CLIENTS)
-def test_client(name, place):  # noqa: F811
-    seen = run_on_terminal(place, EXAMPLES / name, place.url, "--uri", "pkcs11:token=dev", "--cafile", "ca.pem")
-    assert '"client_subject": "CN=client"' in seen
+def test_client(name, place):
+    seen = place.terminal(EXAMPLES / name, place.url, "--uri", "pkcs11:token=dev", "--cafile", "ca.pem")
+    assert json.loads(seen)["client_subject"] == "CN=client"
 
 
-def test_signing_request(place, tmp_path):  # noqa: F811
-    from tests.support.programs import openssl
-
-    seen = run_on_terminal(place, EXAMPLES / "signing_request.py", "pkcs11:token=dev;object=client")
-    request = seen[seen.index("-----BEGIN") :].replace("\r", "")
+def test_signing_request(place):
+    request = place.terminal(EXAMPLES / "signing_request.py", "pkcs11:token=dev").replace("\r", "").strip()
     assert b"client" in openssl("req", "-verify", "-noout", "-subject", input=request.encode())
 
 
-def test_server(place):  # noqa: F811
-    import sys
+def test_jwt_token(place):
+    token = place.terminal(EXAMPLES / "jwt_token.py", "pkcs11:token=dev", "--audience", "here").strip()
+    certificate = jwt.get_unverified_header(token)["x5c"][0]
+    key = x509.load_pem_x509_certificate(
+        f"-----BEGIN CERTIFICATE-----\n{certificate}\n-----END CERTIFICATE-----\n".encode()
+    ).public_key()
+    assert jwt.decode(token, key, algorithms=["ES256"], audience="here")["sub"] == "CN=client"
 
-    script = [str(EXAMPLES / "server.py"), "pkcs11:token=dev;object=server"]
+
+def test_server(place):
     child = pexpect.spawn(
-        sys.executable, script, cwd=place.directory, env=place.environment, timeout=30, encoding="utf-8"
+        sys.executable,
+        [str(EXAMPLES / "server.py"), "pkcs11:token=site"],
+        cwd=place.directory,
+        env=place.environment,
+        timeout=docs.TIMEOUT,
+        encoding="utf-8",
     )
-    child.expect(r"PIN[^\n]*: ")
+    child.expect(r"PIN for [^\n]*: ")
     child.sendline(place.pin)
     child.expect(r"(https://localhost:\d+/)")
-    url = child.match.group(1)
     context = ssl.create_default_context(cafile=str(place.directory / "ca.pem"))
-    with urllib.request.urlopen(url, context=context, timeout=10) as answer:
+    with urllib.request.urlopen(child.match.group(1), context=context, timeout=10) as answer:
         assert answer.status == 200
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
 
 
-def test_all_examples_are_run():
-    tried = {*CLIENTS, "signing_request.py", "server.py"}
-    assert {path.name for path in EXAMPLES.glob("*.py")} == tried
-    assert all(re.match(r'"""[A-Z].*\."""', (EXAMPLES / name).read_text()) for name in tried)
+def test_pytest_example(place, tmp_path):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "pytest_example"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=place.environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^4 passed in", done.stdout, re.MULTILINE)
+
+
+def test_all_examples_are_run_and_say_what_they_are():
+    found = {path.relative_to(EXAMPLES).as_posix(): path for path in EXAMPLES.rglob("*.py")}
+    assert set(found) == {*CLIENTS, *OTHERS}
+    assert all(ast.get_docstring(ast.parse(path.read_text())) for path in found.values())

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 import tokenauth
 from tests.conftest import KEYS, log_out
 from tests.support import common_name, counting, signing_request
-from tokenauth.pkcs11.binding import python_pkcs11
+from tokenauth.pkcs11.binding import python_pkcs11, writable_session
 from tokenauth.pkcs11.keys import KeyReference
 from tokenauth.provisioning import keys
 from tokenauth.testing import Authority, SoftToken
@@ -118,7 +118,7 @@ def extractable(write, label):
     pkcs11 = python_pkcs11()
     named = reference(label)
     settings = {pkcs11.Attribute.SENSITIVE: False, pkcs11.Attribute.EXTRACTABLE: True}
-    with keys.writable_session(write.token.token, "testing") as session:
+    with writable_session(write.token.token, "testing") as session:
         parameters = {pkcs11.Attribute.EC_PARAMS: bytes.fromhex("06082a8648ce3d030107")}
         session.create_domain_parameters(pkcs11.KeyType.EC, parameters, local=True).generate_keypair(
             id=named.id,
@@ -278,7 +278,7 @@ def test_a_pin_in_the_uri_is_in_no_error(zoo):
 
 def test_the_public_names_hold_after_any_import(zoo):
     """The function and the package have one name; whoever was there first, it can be called."""
-    import tokenauth.identity.search
+    import tokenauth.inventory.search
 
     assert callable(tokenauth.identity)
     assert tokenauth.identity(f"{zoo.uri};object=good").label == "good"
@@ -331,7 +331,7 @@ def test_the_chain_is_in_order_and_each_link_checked(long_chain):
 
 
 def test_a_self_signed_certificate_has_no_chain(long_chain):
-    token, (*_, root) = long_chain
+    _, (*_, root) = long_chain
     with SoftToken("selfmade", key_type=None) as other:
         key = software_key()
         write = Writer(other)

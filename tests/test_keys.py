@@ -6,6 +6,7 @@ import copy
 import datetime
 import hashlib
 import pickle
+from typing import Any
 from unittest import mock
 
 import jwt
@@ -26,8 +27,8 @@ from tokenauth.pkcs11.mechanisms import KeyShape, MechanismInfo, Payload, Signat
 
 pytestmark = pytest.mark.xdist_group("all_keys")
 MESSAGE = b"what is to be signed"
-SHA = {
-    "sha1": hashes.SHA1(),  # noqa: S303
+SHA: dict[str, Any] = {
+    "sha1": hashes.SHA1(),
     "sha224": hashes.SHA224(),
     "sha256": hashes.SHA256(),
     "sha384": hashes.SHA384(),
@@ -35,7 +36,7 @@ SHA = {
 }
 RSA_KEYS = [kind for kind in KEYS if kind.startswith("rsa")]
 EC_KEYS = [kind for kind in KEYS if kind.startswith("p")]
-BASES = {"rsa": rsa.RSAPrivateKey, "p": ec.EllipticCurvePrivateKey, "ed": ed25519.Ed25519PrivateKey}
+BASES: dict[str, Any] = {"rsa": rsa.RSAPrivateKey, "p": ec.EllipticCurvePrivateKey, "ed": ed25519.Ed25519PrivateKey}
 
 
 @pytest.fixture
@@ -150,9 +151,9 @@ def test_json_web_tokens(key_of, kind, algorithm):
     key = key_of(kind)
     token = jwt.encode({"sub": "me"}, key, algorithm=algorithm)
     assert jwt.decode(token, key.public_key(), algorithms=[algorithm]) == {"sub": "me"}
+    head, _, signature = token.split(".")
+    forged = jwt.utils.base64url_encode(b'{"sub":"you"}').decode()
     with pytest.raises(jwt.InvalidSignatureError):
-        head, _, signature = token.split(".")
-        forged = jwt.utils.base64url_encode(b'{"sub":"you"}').decode()
         jwt.decode(f"{head}.{forged}.{signature}", key.public_key(), algorithms=[algorithm])
 
 
@@ -262,7 +263,7 @@ def test_other_hashes_are_refused_by_name(key_of, digest, calls):
 
 
 def test_pss_with_two_hashes_is_refused(key_of):
-    mixed = padding.PSS(padding.MGF1(hashes.SHA1()), 20)  # noqa: S303
+    mixed = padding.PSS(padding.MGF1(hashes.SHA1()), 20)
     with pytest.raises(tokenauth.MechanismUnsupported, match="two different hashes"):
         key_of("rsa2048").sign(MESSAGE, mixed, hashes.SHA256())
 

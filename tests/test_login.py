@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -135,7 +136,7 @@ def test_without_a_pin_a_handshake_says_what_to_do(token, server):
 
 def attempts(token, server, pin):
     """Everything that takes a PIN; what each leaves behind, and how it failed."""
-    things = [
+    things: list[Any] = [
         tokenauth.identity(token.uri, pin=pin, module=token.module),
         tokenauth.create_context(token.uri, pin=pin, module=token.module, cafile=server.cafile),
         tokenauth.Session(token.uri, pin=pin, module=token.module, verify=server.cafile),
@@ -173,7 +174,7 @@ def chain_of(error):
 
 def locals_of_ours(error):
     """The local variables, as a crash reporter would show them, of this package's frames in a traceback."""
-    told = traceback.TracebackException.from_exception(error, capture_locals=True)
+    told: traceback.TracebackException | None = traceback.TracebackException.from_exception(error, capture_locals=True)
     frames = []
     while told is not None:
         frames += [frame for frame in told.stack if Path(frame.filename).is_relative_to(PACKAGE)]

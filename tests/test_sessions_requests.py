@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 import threading
+from typing import Any
 
 import pytest
 import requests
@@ -207,7 +208,9 @@ def test_an_adapter_with_a_context_of_its_own(one_key, server, other_ca):
 
 
 def test_the_adapters_pool_settings_are_requests_own(one_key, server):
-    adapter = tokenauth.TokenAdapter(one_key.uri, pin=one_key.pin, pool_connections=3, pool_maxsize=4, max_retries=2)
+    adapter: Any = tokenauth.TokenAdapter(
+        one_key.uri, pin=one_key.pin, pool_connections=3, pool_maxsize=4, max_retries=2
+    )
     assert (adapter._pool_connections, adapter._pool_maxsize, adapter.max_retries.total) == (3, 4, 2)
     adapter.close()
 

@@ -6,6 +6,7 @@ import http.client
 import socket
 import ssl
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -189,7 +190,7 @@ def test_choose_may_not_bring_an_identity_of_its_own(two, names_nobody, one_key)
     assert calls.signatures == 0
 
 
-UNFIT = {
+UNFIT: dict[str, Any] = {
     "expired": ({"not_before": NOW - 9 * DAY, "not_after": NOW - DAY}, f"expired on {NOW - DAY:%Y-%m-%d}"),
     "early": ({"not_before": NOW + DAY}, f"not valid before {NOW + DAY:%Y-%m-%d}"),
     "server": ({"purposes": ["tls-server"]}, "key usage does not allow TLS client authentication"),
@@ -233,7 +234,7 @@ def test_a_key_that_the_server_takes_no_signature_of_is_passed_over(all_keys, tm
     token = all_keys.token
     only_rsa = ["-Verify", "2", "-client_sigalgs", "rsa_pss_rsae_sha256", version]
     with s_server(all_keys.root, tmp_path, *only_rsa) as port:
-        kept = []
+        kept: list[str] = []
 
         def choose(identities, request):
             kept.extend(identity.label for identity in identities)

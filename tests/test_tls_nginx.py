@@ -15,19 +15,23 @@ from tests.conftest import KEYS
 from tests.support import counting
 from tests.support.connect import fetch, handshake
 from tests.support.nginx import Nginx, NginxOptions
-from tokenauth.testing import SoftToken
+from tokenauth.testing import Authority, SoftToken
 
 pytestmark = pytest.mark.xdist_group("all_keys")
 
 
 @pytest.fixture(scope="module", params=["TLSv1.2", "TLSv1.3"])
-def nginx(request, all_keys, tmp_path_factory):
+def tls(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def nginx(tls, all_keys, tmp_path_factory):
     """Trusts the root alone, and says so to its clients."""
     # In TLS 1.2 the curves for the key exchange are also those that a client's EC key may be on (RFC 8422 section 5.1).
     curves = "X25519:P-256:P-384:P-521"
-    options = NginxOptions(tls=request.param, client_ca=all_keys.root.pem, ecdh_curve=curves)
+    options = NginxOptions(tls=tls, client_ca=all_keys.root.pem, ecdh_curve=curves)
     with Nginx(all_keys.root, tmp_path_factory.mktemp("nginx"), options) as running:
-        running.tls = request.param
         yield running
 
 
@@ -41,7 +45,8 @@ def get_with_requests(url: str, uri: str, token: SoftToken, cafile: str) -> byte
 def get_with_urllib(url: str, uri: str, token: SoftToken, cafile: str) -> bytes:
     context = tokenauth.create_context(uri, pin=token.pin, module=token.module, cafile=cafile)
     with urllib.request.urlopen(url, context=context, timeout=10) as answer:
-        return answer.read()
+        body: bytes = answer.read()
+        return body
 
 
 def get_with_httpx(url: str, uri: str, token: SoftToken, cafile: str) -> bytes:
@@ -60,32 +65,33 @@ def get_with_command(url: str, uri: str, token: SoftToken, cafile: str) -> bytes
 
 @pytest.mark.parametrize("get", [get_with_requests, get_with_urllib, get_with_httpx, get_with_command])
 @pytest.mark.parametrize("key_type", KEYS)
-def test_every_key_with_every_client(nginx, all_keys, key_type, get):
+def test_every_key_with_every_client(tls, nginx, all_keys, key_type, get):
     answer = get(nginx.url, all_keys.uris[key_type], all_keys.token, nginx.cafile)
     seen = nginx.parse(answer)
     assert seen["ssl_client_s_dn"] == f"CN={key_type}"
     assert seen["ssl_client_verify"] == "SUCCESS"
-    assert seen["ssl_protocol"] == nginx.tls
+    assert seen["ssl_protocol"] == tls
     identity = tokenauth.identity(all_keys.uris[key_type], module=all_keys.token.module)
     assert int(seen["ssl_client_serial"], 16) == identity.certificate.serial_number
 
 
-class WithoutChain:
+class WithoutChain(Authority):
     """An authority whose customers do not get its own certificate."""
 
     chain = ()
 
-    def __init__(self, authority):
-        self.issue = authority.issue
-
 
 def test_without_the_chain_nothing_leads_to_the_ca_that_nginx_names(nginx, all_keys):
     """The control of the test above: there it is the intermediate's certificate on the token that convinces nginx."""
-    with SoftToken("no-chain", key_type=None, authority=WithoutChain(all_keys.token.ca)) as token:
+    with SoftToken(
+        "no-chain", key_type=None, authority=WithoutChain("tests poor intermediate", parent=all_keys.root)
+    ) as token:
         uri = token.add_identity("orphan").uri
         before = counting.since()
         context = tokenauth.create_context(uri, pin=token.pin, module=token.module, cafile=nginx.cafile)
-        with pytest.raises(tokenauth.HandshakeFailed, match="accepts no certificate issued by CN=tests intermediate"):
+        with pytest.raises(
+            tokenauth.HandshakeFailed, match="accepts no certificate issued by CN=tests poor intermediate"
+        ):
             handshake(context, nginx.port)
         assert before.signatures == 0
         # Named in so many words it is sent all the same, and nginx refuses it.

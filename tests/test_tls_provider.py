@@ -111,7 +111,7 @@ def test_ordinary_contexts_in_the_same_process_cause_nothing(all_keys, tmp_path,
     assert counted.nothing
 
 
-def pem_certificate(pair) -> str:
+def pem_certificate(pair):
     """The certificate in a file."""
     text = pair.read_text()
     return text[text.index("-----BEGIN CERTIFICATE") :]
@@ -142,6 +142,7 @@ def test_a_context_keeps_its_keys_while_a_connection_lives(all_keys, tmp_path):
     """TLS 1.2 renegotiation and TLS 1.3 post-handshake requests may ask for another signature."""
     with Nginx(all_keys.root, tmp_path) as nginx:
         context = token_context(all_keys, "p256", nginx.cafile)
+        gc.collect()
         before = len(provider._provider().keys)
         with (
             socket.create_connection(("127.0.0.1", nginx.port), 10) as plain,

@@ -242,7 +242,7 @@ def test_asked_after_the_handshake(one_key, tmp_path):
         calls = counting.since()
         with connected(context, port) as tls:
             assert calls.any == 0
-            assert tls.identity is None
+            assert not tls.identity
             tls.sendall(b"one")
             assert tls.recv(65536) == b"first: one"
             assert (calls.logins, calls.signatures) == (1, 1)
@@ -261,9 +261,12 @@ def test_each_connection_knows_its_own_identity_when_it_is_refused(one_key, all_
         accepted = tokenauth.create_context(
             all_keys.uris["p256"], pin=all_keys.token.pin, module=one_key.module, cafile=other.cafile
         )
-        with connected(refused, strict.port) as first, connected(accepted, other.port):
-            with pytest.raises(tokenauth.HandshakeFailed, match="it was CN=client"):
-                first.recv(1)
+        with (
+            connected(refused, strict.port) as first,
+            connected(accepted, other.port),
+            pytest.raises(tokenauth.HandshakeFailed, match="it was CN=client"),
+        ):
+            first.recv(1)
 
 
 def test_a_token_error_after_the_handshake_is_no_bare_ssl_error(fresh_token, tmp_path):

@@ -29,8 +29,8 @@ from tokenauth.errors import (
 
 if TYPE_CHECKING:
     from tokenauth.clients.http import Session, TokenAdapter
-    from tokenauth.identity.identity import Identity
-    from tokenauth.identity.search import identities, identity
+    from tokenauth.inventory.identity import Identity
+    from tokenauth.inventory.search import identities, identity
     from tokenauth.pin import PinRequest, prompt
     from tokenauth.tls.context import configure, create_context
     from tokenauth.tls.selection import CertificateRequest
@@ -68,15 +68,15 @@ __all__ = [
 
 _WHERE = {
     "CertificateRequest": "tokenauth.tls.selection",
-    "Identity": "tokenauth.identity.identity",
+    "Identity": "tokenauth.inventory.identity",
     "PinRequest": "tokenauth.pin",
     "Session": "tokenauth.clients.http",
     "TokenAdapter": "tokenauth.clients.http",
     "TokenURI": "tokenauth.uri",
     "configure": "tokenauth.tls.context",
     "create_context": "tokenauth.tls.context",
-    "identities": "tokenauth.identity.search",
-    "identity": "tokenauth.identity.search",
+    "identities": "tokenauth.inventory.search",
+    "identity": "tokenauth.inventory.search",
     "prompt": "tokenauth.pin",
 }
 

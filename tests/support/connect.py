@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.support import read_to_end
 
@@ -18,8 +18,8 @@ _TIMEOUT = 10.0  # seconds
 
 
 @contextmanager
-def connected(context: ssl.SSLContext, port: int, name: str = "localhost") -> Iterator[ssl.SSLSocket]:
-    """A connection after its handshake."""
+def connected(context: ssl.SSLContext, port: int, name: str = "localhost") -> Iterator[Any]:
+    """A connection after its handshake: an ``ssl.SSLSocket``, or what the context makes of one."""
     with (
         socket.create_connection(("127.0.0.1", port), _TIMEOUT) as plain,
         context.wrap_socket(plain, server_hostname=name) as tls,
@@ -37,4 +37,5 @@ def fetch(context: ssl.SSLContext, port: int, name: str = "localhost") -> bytes:
     """The body that an HTTP server answers; in TLS 1.3 only an answer shows that it took the certificate."""
     with connected(context, port, name) as tls:
         tls.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
-        return read_to_end(tls).partition(b"\r\n\r\n")[2]
+        answer: bytes = read_to_end(tls).partition(b"\r\n\r\n")[2]
+        return answer

@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 from collections import Counter
 from ctypes import CFUNCTYPE, POINTER, c_size_t, c_ulong, c_void_p
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["Calls", "count_calls", "since"]
 
@@ -30,7 +31,8 @@ _mechanisms: list[int] = []
 _immortal: list[Any] = []
 
 
-class Calls(NamedTuple):
+@dataclass(frozen=True)
+class Calls:
     """How often the module was called since some moment."""
 
     before: Counter[str]

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-    from tokenauth.identity.identity import Identity
-    from tokenauth.identity.search import TokenEntry
+    from tokenauth.inventory.identity import Identity
+    from tokenauth.inventory.search import TokenEntry
 
 __all__ = ["identity_record", "token_record"]
 

@@ -17,7 +17,7 @@ from tokenauth.tls.context import create_context, wanted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokenauth.identity.identity import Identity
+    from tokenauth.inventory.identity import Identity
     from tokenauth.pin import PinSource
     from tokenauth.tls.selection import CertificateRequest
     from tokenauth.uri import TokenURI
@@ -38,6 +38,7 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
         pin: as in :func:`tokenauth.create_context`.
         module: as in :func:`tokenauth.create_context`.
         choose: as in :func:`tokenauth.create_context`.
+        allow_final_try: as in :func:`tokenauth.create_context`.
         **settings: as in :class:`requests.adapters.HTTPAdapter`.
     """
 
@@ -48,11 +49,17 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
         pin: str | PinSource | None = None,
         module: str | None = None,
         choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None = None,
+        allow_final_try: bool = False,
         **settings: Any,
     ) -> None:
         self._own = uri_or_context if isinstance(uri_or_context, ssl.SSLContext) else None
         self._identity: Any = uri_or_context
-        self._options: dict[str, Any] = {"pin": as_source(pin), "module": module, "choose": choose}
+        self._options: dict[str, Any] = {
+            "pin": as_source(pin),
+            "module": module,
+            "choose": choose,
+            "allow_final_try": allow_final_try,
+        }
         self._contexts: dict[str | bool, ssl.SSLContext] = {}
         self._lock = threading.Lock()
         if not isinstance(uri_or_context, ssl.SSLContext):
@@ -109,6 +116,7 @@ class Session(requests.Session):
         module: as in :func:`tokenauth.create_context`.
         verify: as in requests: True, False, or the path of a CA bundle.
         choose: as in :func:`tokenauth.create_context`.
+        allow_final_try: as in :func:`tokenauth.create_context`.
 
     Raises:
         as :func:`tokenauth.create_context`. A failed handshake arrives as requests' ``SSLError``, whose text tells
@@ -123,11 +131,13 @@ class Session(requests.Session):
         module: str | None = None,
         verify: bool | str = True,
         choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None = None,
+        allow_final_try: bool = False,
     ) -> None:
         super().__init__()
         self.verify = verify
         pin = as_source(pin)
-        self.mount("https://", TokenAdapter(uri, pin=pin, module=module, choose=choose))
+        adapter = TokenAdapter(uri, pin=pin, module=module, choose=choose, allow_final_try=allow_final_try)
+        self.mount("https://", adapter)
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         """As in requests, but ``REQUESTS_CA_BUNDLE`` does not override a ``verify`` that this session was given.

@@ -11,7 +11,7 @@ from tokenauth.errors import IdentityNotFound
 if TYPE_CHECKING:
     from cryptography import x509
 
-    from tokenauth.identity.identity import Identity
+    from tokenauth.inventory.identity import Identity
 
 __all__ = ["check_identity"]
 

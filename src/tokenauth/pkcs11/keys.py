@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from tokenauth.errors import IdentityNotFound, MechanismUnsupported, SigningFailed, TokenAuthError
+from tokenauth.errors import IdentityNotFound, MechanismUnsupported, PinError, SigningFailed, TokenAuthError
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.pkcs11.mechanisms import KeyShape, Payload, SignatureScheme, Way, ways
 from tokenauth.pkcs11.objects import KeyObject, carries, find_private_keys
@@ -92,7 +92,7 @@ class TokenKey:
         try:
             return attempt()
         except TokenAuthError as error:
-            if not self.token.lost(generation, error.ckr):
+            if isinstance(error, PinError) or not self.token.lost(generation, error.ckr):
                 raise
         return attempt()
 
@@ -100,12 +100,16 @@ class TokenKey:
         known = self._ways.get(scheme)
         candidates = [known] if known and not (known.needs_message and payload.message is None) else None
         for way in candidates or ways(scheme, self.shape, self.token.mechanisms(), payload):
+            prepared = way.prepare(scheme, self.shape, payload)
+            pin = self.token.login_state.ask(self.credentials, per_signature=True) if key.always_authenticate else None
             try:
-                signature = self.token.sign(way.mechanism, key.handle, way.prepare(scheme, self.shape, payload))
+                signature = self.token.sign(way.mechanism, key.handle, prepared, pin)
             except ReturnValue as refusal:
                 if refusal.name in _TRY_ANOTHER_WAY:
                     continue
                 raise error_for(refusal.name, "signing", self.token.label) from refusal
+            finally:
+                del pin
             self._ways[scheme] = way
             return signature
         wanted = f"{scheme.padding.upper()} signatures" + (f" with {scheme.digest.upper()}" if scheme.digest else "")

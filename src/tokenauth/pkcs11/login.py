@@ -7,7 +7,15 @@ import os
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from tokenauth.errors import ModuleError, PinLocked, PinRefused, PinRequired, TokenAuthError
+from tokenauth.errors import (
+    ModuleError,
+    PinError,
+    PinLocked,
+    PinRefused,
+    PinRequired,
+    SigningFailed,
+    TokenAuthError,
+)
 from tokenauth.pin import PinRequest
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.pkcs11.returnvalues import ReturnValue, error_for
@@ -124,7 +132,7 @@ class Login:
             raise PinRefused(
                 "only one PIN try is left, and it is not spent unasked",
                 token=token.label,
-                hint="log in once with the card's own program, which resets the counter",
+                hint="if you are sure of the PIN, say --allow-final-try or allow_final_try=True",
             )
         if credentials.source is None:
             raise PinRequired("a PIN is needed to use its key, and none was given", token=token.label)
@@ -168,6 +176,9 @@ class Login:
             return error
         if token.pin_state == "locked" and not isinstance(error, PinLocked | ModuleError):
             return PinLocked("the PIN is wrong, and that locked it", token=token.label, ckr=name)
+        if isinstance(error, SigningFailed):
+            # The token may have counted this as a try, so it must not be taken for a failure to be tried again.
+            return PinError(error.message, hint=error.hint, token=error.token, ckr=name)
         return error
 
 

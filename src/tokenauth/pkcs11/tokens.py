@@ -161,13 +161,14 @@ class Token:
             finally:
                 sessions.give(session)
 
-    def sign(self, mechanism: Mechanism, key: int, data: bytes) -> bytes:
+    def sign(self, mechanism: Mechanism, key: int, data: bytes, pin: str | None = None) -> bytes:
         """Let the token sign; the one call that happens at each handshake, so it takes the straight way.
 
         Args:
             mechanism: how.
             key: the private key's handle.
             data: what the mechanism takes.
+            pin: for a key that wants it at each signature (``CKA_ALWAYS_AUTHENTICATE``); else None.
 
         Raises:
             ReturnValue: the token refused.
@@ -175,11 +176,17 @@ class Token:
         with self.gate:
             sessions = self._sessions
             session = sessions.take()
+            give_back = sessions.give
             try:
                 self.cryptoki.sign_init(session, mechanism, key)
+                if pin is not None:
+                    give_back = sessions.discard  # if this is refused, the operation stays active in the session
+                    self.login_state.for_operation(session, pin)
+                    give_back = sessions.give
                 return self.cryptoki.sign(session, data)
             finally:
-                sessions.give(session)
+                del pin
+                give_back(session)
 
     def refresh(self) -> None:
         """Read the token's flags again.

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.x509.oid import NameOID
 
 from tokenauth.errors import ModuleError
-from tokenauth.identity.search import identity
+from tokenauth.inventory.search import identity
 from tokenauth.pin import as_source
 from tokenauth.pkcs11.keys import KeyReference
 from tokenauth.pkcs11.tokens import Credentials
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-    from tokenauth.identity.identity import Identity
+    from tokenauth.inventory.identity import Identity
     from tokenauth.pkcs11.modules import Module
     from tokenauth.pkcs11.tokens import Token
 

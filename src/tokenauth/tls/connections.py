@@ -14,7 +14,7 @@ from tokenauth.tls import exchange
 from tokenauth.tls.alerts import meaning_of
 
 if TYPE_CHECKING:
-    from tokenauth.identity.identity import Identity
+    from tokenauth.inventory.identity import Identity
 
 __all__ = ["TokenSSLObject", "TokenSSLSocket"]
 

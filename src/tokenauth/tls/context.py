@@ -6,8 +6,8 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from tokenauth.errors import AmbiguousIdentity, IdentityNotFound
-from tokenauth.identity.identity import Identity
-from tokenauth.identity.search import as_uri
+from tokenauth.inventory.identity import Identity
+from tokenauth.inventory.search import as_uri
 from tokenauth.pin import as_source
 from tokenauth.pkcs11.discovery import discover
 from tokenauth.tls.connections import TokenSSLObject, TokenSSLSocket
@@ -34,6 +34,7 @@ def create_context(
     cadata: str | bytes | None = None,
     server_side: bool = False,
     choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None = None,
+    allow_final_try: bool = False,
 ) -> ssl.SSLContext:
     """Make an :class:`ssl.SSLContext` that authenticates with a key in a token.
 
@@ -52,6 +53,7 @@ def create_context(
         server_side: make a server's context. Its identity is chosen, and its key logged in to, here and now.
         choose: called with the identities that all suit a server, and with its request, when there are several;
             returns one of them, or None to send no certificate. Without it several are an error.
+        allow_final_try: the token's last PIN try may be spent; without it that is refused.
 
     Raises:
         InvalidURI: the URI is wrong.
@@ -62,7 +64,7 @@ def create_context(
     purpose = ssl.Purpose.CLIENT_AUTH if server_side else ssl.Purpose.SERVER_AUTH
     context = ssl.create_default_context(purpose, cafile=cafile, capath=capath, cadata=cadata)
     pin = as_source(pin)
-    configure(context, uri, pin=pin, module=module, choose=choose)
+    configure(context, uri, pin=pin, module=module, choose=choose, allow_final_try=allow_final_try)
     return context
 
 
@@ -73,6 +75,7 @@ def configure(
     pin: str | PinSource | None = None,
     module: str | None = None,
     choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None = None,
+    allow_final_try: bool = False,
 ) -> None:
     """Make a context that exists already authenticate with a key in a token.
 
@@ -85,11 +88,13 @@ def configure(
         pin: as in :func:`create_context`.
         module: as in :func:`create_context`.
         choose: as in :func:`create_context`.
+        allow_final_try: as in :func:`create_context`.
 
     Raises:
         as :func:`create_context`.
     """
-    selector = Selector(wanted(uri, pin=as_source(pin), module=module, choose=choose))
+    pin = as_source(pin)
+    selector = Selector(wanted(uri, pin=pin, module=module, choose=choose, allow_final_try=allow_final_try))
     configured: Any = context
     if context.protocol == ssl.PROTOCOL_TLS_SERVER:
         offer = _server_offer(selector)
@@ -107,6 +112,7 @@ def wanted(
     pin: PinSource | None = None,
     module: str | None = None,
     choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None = None,
+    allow_final_try: bool = False,
 ) -> Wanted:
     """What a context is to choose from. No token is looked at yet; a module that is not there fails now.
 
@@ -118,7 +124,7 @@ def wanted(
     parsed = as_uri(uri.uri if isinstance(uri, Identity) else uri)
     if fixed is None:
         discover(module or parsed.module_path, module_name=parsed.module_name)
-    return Wanted(parsed, fixed, pin, module, choose)
+    return Wanted(parsed, fixed, pin, module, choose, allow_final_try)
 
 
 def _server_offer(selector: Selector) -> Offer:

@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tokenauth.identity.identity import Identity
+    from tokenauth.inventory.identity import Identity
 
 __all__ = ["begin", "identity", "keep", "take", "use"]
 

@@ -6,14 +6,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tokenauth.errors import IdentityNotFound
-from tokenauth.identity.certificates import walk_chain
+from tokenauth.inventory.certificates import walk_chain
 from tokenauth.pkcs11.keys import ecdsa_der
 from tokenauth.pkcs11.mechanisms import KeyShape, SignatureScheme
 from tokenauth.tls.openssl.provider import TokenPKey
 from tokenauth.tls.openssl.x509 import Certificate, Stack
 
 if TYPE_CHECKING:
-    from tokenauth.identity.identity import Identity
+    from tokenauth.inventory.identity import Identity
     from tokenauth.pkcs11.keys import TokenKey
     from tokenauth.pkcs11.tokens import Credentials
     from tokenauth.tls.openssl.key_types import Signer

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, TokenAuthError
-from tokenauth.identity.search import credentials_for, require_some, take_inventory
+from tokenauth.inventory.search import credentials_for, require_some, take_inventory
 from tokenauth.tls import exchange
 from tokenauth.tls.offers import Offer
 from tokenauth.tls.openssl import handshake
@@ -14,8 +14,9 @@ from tokenauth.tls.openssl import handshake
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokenauth.identity.identity import Identity
+    from tokenauth.inventory.identity import Identity
     from tokenauth.pin import PinSource
+    from tokenauth.pkcs11.tokens import Credentials
     from tokenauth.uri import TokenURI
 
 __all__ = ["CertificateRequest", "Selector", "Wanted"]
@@ -58,6 +59,7 @@ class Wanted(NamedTuple):
         pin: the PIN, or where to get it.
         module: path of the only PKCS#11 module to look at.
         choose: picks one of several that all suit a server; None means none.
+        allow_final_try: the token's last PIN try may be spent.
     """
 
     uri: TokenURI
@@ -65,6 +67,12 @@ class Wanted(NamedTuple):
     pin: PinSource | None
     module: str | None
     choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None
+    allow_final_try: bool = False
+
+    @property
+    def credentials(self) -> Credentials:
+        """For the logins."""
+        return credentials_for(self.pin, self.uri, allow_final_try=self.allow_final_try)
 
 
 class Selector(handshake.Responder):
@@ -103,11 +111,13 @@ class Selector(handshake.Responder):
         wanted = self.wanted
         if wanted.identity is not None:
             found = [wanted.identity]
+            credentials = wanted.identity.credentials if wanted.pin is None else wanted.credentials
         else:
-            found = require_some(take_inventory(wanted.uri, module=wanted.module, pin=wanted.pin), wanted.uri)
+            credentials = wanted.credentials
+            inventory = take_inventory(wanted.uri, module=wanted.module, credentials=credentials)
+            found = require_some(inventory, wanted.uri)
         offers, failures = [], []
         for identity in found:
-            credentials = identity.credentials if wanted.pin is None else credentials_for(wanted.pin, wanted.uri)
             try:
                 offers.append(Offer(identity, credentials))
             except TokenAuthError as error:

@@ -129,7 +129,7 @@ def _run(arguments: Sequence[str], descriptor: int) -> subprocess.CompletedProce
 
 
 def _try_export(stage: _Stage) -> None:
-    from tokenauth.identity.search import identity
+    from tokenauth.inventory.search import identity
 
     _show(">>> tokenauth.identity(uri).private_key.private_bytes(...)")
     try:

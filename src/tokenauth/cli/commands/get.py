@@ -130,6 +130,7 @@ class _Request(NamedTuple):
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True, help="Seconds."
 )
+@click.option("--allow-final-try", is_flag=True, help="Spend the token's last PIN try, if it comes to that.")
 @pin_source_option
 @module_option
 @verbose_option
@@ -142,6 +143,7 @@ def command(  # noqa: PLR0917 - click passes each option by itself
     data: str | None,
     target: str | None,
     timeout: float,
+    allow_final_try: bool,
     pin_source: str | None,
     module: str | None,
 ) -> None:
@@ -156,7 +158,7 @@ def command(  # noqa: PLR0917 - click passes each option by itself
     pin = pin_for(pin_source, uri)
     from tokenauth.clients.http import Session
 
-    with Session(uri, pin=pin, module=module, verify=cacert or True) as session:
+    with Session(uri, pin=pin, module=module, verify=cacert or True, allow_final_try=allow_final_try) as session:
         with _explained(request.host):
             response = session.request(**request.arguments())
         with response:

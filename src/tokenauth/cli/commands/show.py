@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-    from tokenauth.identity.identity import Identity
+    from tokenauth.inventory.identity import Identity
     from tokenauth.uri import TokenURI
 
 __all__ = ["command"]
@@ -35,7 +35,7 @@ def command(uri: TokenURI, as_json: bool, as_pem: bool, as_chain: bool, module: 
     """
     if as_json + as_pem + as_chain > 1:
         raise click.UsageError("--json, --pem and --chain exclude each other")
-    from tokenauth.identity.search import identity
+    from tokenauth.inventory.search import identity
 
     found = identity(uri, module=module)
     if as_pem:

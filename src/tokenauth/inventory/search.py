@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, ModuleError, TokenAuthError, TokenNotFound
-from tokenauth.identity import certificates
-from tokenauth.identity.identity import Found, Identity
+from tokenauth.inventory import certificates
+from tokenauth.inventory.identity import Found, Identity
 from tokenauth.pin import as_source, from_uri
 from tokenauth.pkcs11.discovery import discover
 from tokenauth.pkcs11.keys import KeyReference, matching_key
 from tokenauth.pkcs11.modules import Module, SlotFailure, load_module
-from tokenauth.pkcs11.objects import CertificateObject, Objects, carries, read_objects
+from tokenauth.pkcs11.objects import CertificateObject, Objects, read_objects
 from tokenauth.pkcs11.tokens import Credentials, Token
 from tokenauth.uri import ObjectInfo, TokenURI
 
@@ -57,18 +57,18 @@ def as_uri(uri: str | TokenURI) -> TokenURI:
     return uri if isinstance(uri, TokenURI) else TokenURI.from_user(uri)
 
 
-def credentials_for(pin: str | PinSource | None, uri: TokenURI, reason: str = "") -> Credentials:
+def credentials_for(pin: str | PinSource | None, uri: TokenURI, *, allow_final_try: bool = False) -> Credentials:
     """Who is asked for the PIN: what the caller gave, or else what the URI names."""
-    return Credentials(as_source(pin) or from_uri(uri), reason)
+    return Credentials(as_source(pin) or from_uri(uri), allow_final_try=allow_final_try)
 
 
-def take_inventory(uri: TokenURI, *, module: str | None = None, pin: str | PinSource | None = None) -> Inventory:
+def take_inventory(uri: TokenURI, *, module: str | None = None, credentials: Credentials | None = None) -> Inventory:
     """Look at all tokens that a URI selects, and at the identities on them that it selects. Never logs in.
 
     Args:
         uri: selects tokens and identities.
         module: path of the only PKCS#11 module to look at.
-        pin: for later use of the identities' keys.
+        credentials: for later use of the identities' keys; None: what the URI says.
 
     Raises:
         ModuleError: a module that was asked for by name does not load, or there is none at all.
@@ -76,7 +76,7 @@ def take_inventory(uri: TokenURI, *, module: str | None = None, pin: str | PinSo
     failures: list[TokenAuthError] = []
     entries: list[TokenEntry] = []
     modules = list(_modules(uri, module, failures))
-    credentials = credentials_for(pin, uri)
+    credentials = credentials or credentials_for(None, uri)
     for loaded in modules:
         if not uri.matches_library(loaded.info):
             continue
@@ -137,17 +137,11 @@ def _selected(uri: TokenURI, found: Identity) -> bool:
 
 
 def _found(token: Token, certificate: CertificateObject, objects: Objects) -> Found:
-    """Pair a certificate with its key: by CKA_ID, then label, then public key.
-
-    A public key's object tells whose it is even where the private one does not, and is stored under the same names.
-    """
+    """Pair a certificate with both halves of its key."""
     reference = KeyReference(certificate.id, certificate.label, certificate.der)
-    public = matching_key(reference, objects.public_keys)
-    if public is not None and public.public and carries(certificate.der, public.public):
-        reference = reference._replace(id=public.id, label=public.label)
-    private = matching_key(reference, objects.private_keys)
+    private, public = (matching_key(reference, keys) for keys in (objects.private_keys, objects.public_keys))
     others = tuple(other.der for other in objects.certificates if other is not certificate)
-    return Found(token, certificate, reference, private, public, others)
+    return Found(token, certificate, private, public, others)
 
 
 def _is_authority(certificate: CertificateObject) -> bool:
@@ -187,7 +181,11 @@ def distinct(inventory: Inventory) -> list[Identity]:
 
 
 def identity(
-    uri: str | TokenURI = "pkcs11:", *, pin: str | PinSource | None = None, module: str | None = None
+    uri: str | TokenURI = "pkcs11:",
+    *,
+    pin: str | PinSource | None = None,
+    module: str | None = None,
+    allow_final_try: bool = False,
 ) -> Identity:
     """The one identity that a URI selects. Does not log in; the first signature of its key does.
 
@@ -196,6 +194,7 @@ def identity(
         pin: the PIN, or where to get it: see :mod:`tokenauth.pin`. None: what the URI's ``pin-source`` or
             ``pin-value`` says, and nothing is asked.
         module: path of the only PKCS#11 module to look at.
+        allow_final_try: the token's last PIN try may be spent.
 
     Raises:
         InvalidURI: the URI is wrong.
@@ -206,7 +205,8 @@ def identity(
     """
     pin = as_source(pin)
     parsed = as_uri(uri)
-    found = require_some(take_inventory(parsed, module=module, pin=pin), parsed)
+    credentials = credentials_for(pin, parsed, allow_final_try=allow_final_try)
+    found = require_some(take_inventory(parsed, module=module, credentials=credentials), parsed)
     if len(found) > 1:
         raise AmbiguousIdentity(
             f"{parsed.without_pin()} selects {len(found)} identities", [candidate.uri for candidate in found]

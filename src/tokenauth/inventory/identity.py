@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenauth.errors import IdentityNotFound
-from tokenauth.identity import certificates
+from tokenauth.inventory import certificates
 from tokenauth.pkcs11.keys import KeyReference, TokenKey
 from tokenauth.pkcs11.objects import CertificateObject, KeyObject, carries
 from tokenauth.uri import TokenInfo, TokenURI
@@ -27,7 +27,6 @@ class Found(NamedTuple):
     Args:
         token: where.
         certificate: the certificate's object.
-        reference: which private key is the certificate's.
         private_key: the private key's object, if it shows.
         public_key: the public key's object, if there is one.
         others: the token's other certificates, DER.
@@ -35,7 +34,6 @@ class Found(NamedTuple):
 
     token: Token
     certificate: CertificateObject
-    reference: KeyReference
     private_key: KeyObject | None
     public_key: KeyObject | None
     others: tuple[bytes, ...]
@@ -133,7 +131,8 @@ class Identity:
             shape: type and size of the certificate's public key.
             credentials: for its login, if not those that the identity was found with.
         """
-        return TokenKey(self._found.token, self._found.reference, shape, credentials or self._credentials)
+        reference = KeyReference(self.id, self.label, self.certificate_der)
+        return TokenKey(self._found.token, reference, shape, credentials or self._credentials)
 
     @property
     def credentials(self) -> Credentials:

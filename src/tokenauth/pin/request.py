@@ -1,0 +1,78 @@
+"""What a source is asked for, and the PIN that it answers with."""
+
+# No postponed annotations here: named tuples would compile each of their fields' types anew, at every start.
+
+import re
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeAlias
+
+from tokenauth.errors import PinRequired
+
+__all__ = ["GivenPin", "Origin", "PinRequest", "PinSource"]
+
+
+class PinRequest(NamedTuple):
+    """What a PIN is asked for."""
+
+    #: The token's label.
+    token: str
+    #: The token's serial number.
+    serial: str = ""
+    #: What the PIN is for, as in "to authenticate to api.example".
+    reason: str = ""
+    #: "low": a wrong PIN was sent since the last right one; "final": one more wrong PIN locks the token.
+    tries: Literal["ok", "low", "final"] = "ok"
+    #: The key wants the PIN for this one signature, not for a login that lasts.
+    per_signature: bool = False
+
+
+PinSource: TypeAlias = Callable[[PinRequest], str | None]
+
+
+class Origin:
+    """Where a PIN came from and what to do if there is no good one."""
+
+    __slots__ = ("hint", "name")
+
+    def __init__(self, name: str, hint: str = "") -> None:
+        self.name = name
+        self.hint = hint
+
+
+#: What a PIN never holds, and how that is told. Bytes that are not UTF-8 arrive here as lone surrogates.
+_FAULTS = (
+    (r"\A\Z", "is empty"),
+    (r"[\ud800-\udfff]", "is not UTF-8 text"),
+    (r"\0", "holds a NUL character"),
+    (r"[\r\n]", "holds a line break"),
+    (r"[\x01-\x1f\x7f]", "holds a control character"),
+)
+
+
+class GivenPin:
+    """A PIN in hand. Every source ends here: it hides the PIN, and refuses to give out what cannot be one."""
+
+    __slots__ = ("_fault", "_origin", "_pin")
+
+    def __init__(self, pin: str, origin: Origin, fault: str = "") -> None:
+        self._pin = pin
+        self._origin = origin
+        self._fault = fault or next((words for pattern, words in _FAULTS if re.search(pattern, pin)), "")
+
+    def __repr__(self) -> str:
+        return f"<PIN from {self._origin.name}>"
+
+    def __call__(self, request: PinRequest) -> str:
+        """Return the PIN.
+
+        Raises:
+            PinRequired: there is none, or it is no possible PIN.
+        """
+        if self._fault:
+            raise PinRequired(f"{self._origin.name} {self._fault}", hint=self._origin.hint, token=request.token)
+        return self._pin
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no character in it."""
+        return not self._pin
