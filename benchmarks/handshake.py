@@ -20,7 +20,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -36,7 +38,7 @@ from tokenauth.pkcs11.mechanisms import Payload, SignatureScheme, ways
 from tokenauth.testing import Authority, SoftToken
 from tokenauth.tls.openssl.library import openssl
 
-KEYS = {
+KEYS: dict[str, tuple[Callable[[], Any], str]] = {
     "rsa2048": (lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048), "pss"),
     "p256": (lambda: ec.generate_private_key(ec.SECP256R1()), "ecdsa"),
 }
@@ -175,8 +177,10 @@ def measure(token: SoftToken, key_type: str, options: argparse.Namespace) -> Non
 
 def report(key_type: str, rows: dict[str, list[float]], rates: dict[str, list[float]], threads: int) -> None:
     """Medians over the rounds; differences and ratios are taken within each round first."""
-    print(f"\n{key_type}: software signature {statistics.median(rows['software']):.0f} us CPU, "
-          f"token's C_SignInit + C_Sign {statistics.median(rows['C_Sign']):.0f} us CPU")
+    print(
+        f"\n{key_type}: software signature {statistics.median(rows['software']):.0f} us CPU, "
+        f"token's C_SignInit + C_Sign {statistics.median(rows['C_Sign']):.0f} us CPU"
+    )
     print(f"  {'':12} {'CPU/handshake':>14} {'overhead':>10} {f'{threads} threads':>12} {'of file key':>12}")
     for name in rates:
         rounds = zip(rows[name], rows["file key"], rows["software"], rows["C_Sign"], strict=True)
@@ -196,7 +200,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=8)
     parser.add_argument("--keys", nargs="*", default=list(KEYS))
     options = parser.parse_args()
-    print(f"Python {sys.version.split()[0]}, {ssl.OPENSSL_VERSION}, {os.cpu_count()} CPUs, TLS 1.3, nginx, no resumption")
+    print(
+        f"Python {sys.version.split()[0]}, {ssl.OPENSSL_VERSION}, {os.cpu_count()} CPUs, TLS 1.3, nginx, no resumption"
+    )
     with SoftToken(key_type=None) as token:
         for key_type in options.keys:
             measure(token, key_type, options)
