@@ -16,12 +16,10 @@ from tokenauth.cli.root import cli
 from tokenauth.doctor.environment import _VARIABLES
 from tokenauth.provisioning.keys import KEY_TYPES
 
-pytestmark = pytest.mark.xdist_group("docs")
 
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def place(tmp_path_factory):
-    with docs.made(tmp_path_factory.mktemp("docs")) as made:
+    with docs.made(tmp_path_factory.mktemp("home")) as made:
         yield made
 
 
@@ -57,11 +55,13 @@ def run_pytest(block, place, directory):
 RUN = {("console", ""): run_console, ("python", ""): run_python, ("python", "pytest"): run_pytest}
 
 
-# In the order of the page: a block may use what the one above it wrote.
-@pytest.mark.parametrize("block", [pytest.param(block, id=f"{block.page}:{block.line}") for block in docs.blocks()])
-def test_block(block, place, tmp_path):
-    if not block.note.startswith("not run: "):
-        assert (block.kind, block.note) in RUN, "there is no way to run it, and it does not say why"
+# Page by page, as a reader does: a block may use what one above it wrote.
+@pytest.mark.parametrize("page", [page.relative_to(docs.ROOT).as_posix() for page in docs.PAGES])
+def test_page(page, place, tmp_path):
+    for block in (block for block in docs.blocks(page) if not block.note.startswith("not run: ")):
+        where = f"{page}:{block.line}"
+        assert (block.kind, block.note) in RUN, f"{where}: there is no way to run it, and it does not say why"
+        print(where)  # shown if it fails
         RUN[block.kind, block.note](block, place, tmp_path)
 
 
@@ -79,12 +79,12 @@ def headings(page):
     return {re.sub(r"[^\w\- ]", "", line).lower().replace(" ", "-") for line in lines}
 
 
-def page(name):
+def text_of(name):
     return (docs.ROOT / "docs" / name).read_text()
 
 
 def test_every_public_name_is_described():
-    described = set(re.findall(r"`(?:tokenauth\.)?(\w+)", page("python.md")))
+    described = set(re.findall(r"`(?:tokenauth\.)?(\w+)", text_of("python.md")))
     assert set(tokenauth.__all__) <= described
 
 
@@ -99,7 +99,7 @@ def commands(group, name):
 
 
 def test_every_command_and_option_is_described():
-    text = page("command-line.md")
+    text = text_of("command-line.md")
     for name, command in commands(cli, "tokenauth"):
         assert f"`{name}" in text, name
         for option in (each for each in command.params if isinstance(each, click.Option)):
@@ -107,24 +107,24 @@ def test_every_command_and_option_is_described():
 
 
 def test_every_exit_code_is_described():
-    rows = re.findall(r"^\| (\d+) \|", page("command-line.md"), re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \|", text_of("command-line.md"), re.MULTILINE)
     codes = {value for name, value in vars(failures).items() if name.isupper() and isinstance(value, int)}
     assert set(map(int, rows)) == codes
 
 
 def test_every_variable_is_described():
-    described = set(re.findall(r"`(\w+)`", page("command-line.md")))
+    described = set(re.findall(r"`(\w+)`", text_of("command-line.md")))
     assert set(_VARIABLES) <= described
 
 
 def test_messages_in_troubleshooting_are_those_of_the_code():
     """What is quoted in the first column of a table, in parts between ``...``, but not what others say."""
     sources = "\n".join(path.read_text() for path in (docs.ROOT / "src").rglob("*.py"))
-    messages = re.findall(r"^\| `([^|]+)` \|", page("troubleshooting.md"), re.MULTILINE)
+    messages = re.findall(r"^\| `([^|]+)` \|", text_of("troubleshooting.md"), re.MULTILINE)
     assert len(messages) > 20
     for part in (part.strip() for message in messages for part in message.split("...")):
         assert part in sources, part
 
 
 def test_every_type_of_key_is_named():
-    assert ", ".join(f"`{kind}`" for kind in KEY_TYPES) in page("softhsm.md")
+    assert ", ".join(f"`{kind}`" for kind in KEY_TYPES) in text_of("softhsm.md")

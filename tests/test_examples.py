@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import json
 import re
 import ssl
@@ -14,6 +15,7 @@ import jwt
 import pexpect
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support import docs
 from tests.support.programs import openssl
@@ -22,7 +24,7 @@ EXAMPLES = docs.ROOT / "examples"
 CLIENTS = ["requests_session.py", "httpx_client.py", "aiohttp_client.py", "urllib_client.py", "choose_identity.py"]
 OTHERS = ["signing_request.py", "jwt_token.py", "server.py", "pytest_example/test_service.py"]
 
-pytestmark = pytest.mark.xdist_group("docs")
+pytestmark = pytest.mark.xdist_group("examples")
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +46,9 @@ def test_signing_request(place):
 
 def test_jwt_token(place):
     token = place.terminal(EXAMPLES / "jwt_token.py", "pkcs11:token=dev", "--audience", "here").strip()
-    certificate = jwt.get_unverified_header(token)["x5c"][0]
-    key = x509.load_pem_x509_certificate(
-        f"-----BEGIN CERTIFICATE-----\n{certificate}\n-----END CERTIFICATE-----\n".encode()
-    ).public_key()
+    certificate = x509.load_der_x509_certificate(base64.b64decode(jwt.get_unverified_header(token)["x5c"][0]))
+    key = certificate.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
     assert jwt.decode(token, key, algorithms=["ES256"], audience="here")["sub"] == "CN=client"
 
 
@@ -72,7 +73,7 @@ def test_server(place):
 
 
 def test_pytest_example(place, tmp_path):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "pytest_example"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLES / "pytest_example")]
     done = subprocess.run(
         command, cwd=tmp_path, env=place.environment, capture_output=True, text=True, timeout=60, check=False
     )

@@ -55,7 +55,6 @@ _MARK = "\x1e"
 class Block(NamedTuple):
     """A fenced block; ``output`` is the text of the one that says what it prints, or None."""
 
-    page: str
     line: int
     note: str
     kind: str
@@ -63,18 +62,14 @@ class Block(NamedTuple):
     output: str | None
 
 
-def blocks() -> list[Block]:
+def blocks(page: str) -> list[Block]:
+    """The blocks of a page, named by its path in the checkout."""
+    text = (ROOT / page).read_text()
     return [
         Block(
-            page.relative_to(ROOT).as_posix(),
-            page.read_text().count("\n", 0, match.start()) + 1,
-            match["note"] or "",
-            match["kind"],
-            match["text"],
-            match["output"],
+            text.count("\n", 0, match.start()) + 1, match["note"] or "", match["kind"], match["text"], match["output"]
         )
-        for page in PAGES
-        for match in _BLOCK.finditer(page.read_text())
+        for match in _BLOCK.finditer(text)
     ]
 
 
