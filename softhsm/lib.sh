@@ -57,13 +57,15 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # --- system packages ---
 
 package_managers='apt-get brew dnf pacman apk zypper'
-# A line per need: the commands of which any one shows that it is met, then its packages for each manager above.
+# A line per need: the commands, or the header, of which any one shows that it is met, then its packages for each
+# manager above.
 package_table='
 softhsm|softhsm2-util|softhsm2     |softhsm  |softhsm        |softhsm|softhsm     |softhsm
 nginx  |nginx        |nginx        |nginx    |nginx          |nginx  |nginx       |nginx
 apache |apache2 httpd|apache2-bin  |httpd    |httpd          |apache |apache2     |apache2
 openssl|openssl      |openssl      |openssl@3|openssl        |openssl|openssl     |openssl
 p11-kit|p11-kit      |p11-kit      |p11-kit  |p11-kit        |p11-kit|p11-kit     |p11-kit-tools
+pkcs11.h|p11-kit-1/p11-kit/pkcs11.h|libp11-kit-dev|p11-kit|p11-kit-devel|p11-kit|p11-kit-dev|p11-kit-devel
 cc     |cc           |gcc libc6-dev|gcc      |gcc glibc-devel|gcc    |gcc musl-dev|gcc glibc-devel'
 
 # table_cell NEED COLUMN
@@ -74,6 +76,11 @@ table_cell() {
 is_met() {
   local program
   for program in $(table_cell "$1" 2); do
+    case $program in *.h)
+      [ -e "/usr/include/$program" ] || [ -e "/usr/local/include/$program" ] || [ -e "/opt/homebrew/include/$program" ]
+      return
+      ;;
+    esac
     if have "$program"; then
       # A compiler is no use without the C library's headers, and Debian packages them apart.
       [ "$program" != cc ] || "$program" -E -x c - <<<'#include <stdio.h>' >/dev/null 2>&1

@@ -3,6 +3,6 @@
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-prepare '[test]' softhsm nginx apache openssl p11-kit cc
+prepare '[test]' softhsm nginx apache openssl p11-kit pkcs11.h cc
 cd "$root"
 exec "$venv/bin/python" -m pytest -n auto --dist loadgroup "$@"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import re
 import socket
 import ssl
 import subprocess
@@ -104,7 +105,7 @@ def test_names_the_authorities_that_it_is_told_to_name(tmp_path, authority, stra
     with Nginx(authority, tmp_path / "named", NginxOptions(client_ca=stranger.pem, trusted_ca=authority.pem)) as nginx:
         told = s_client(nginx)
         assert "Acceptable client certificate CA names" in told
-        assert "CN = another CA" in told.partition("Acceptable client certificate CA names")[2].splitlines()[1]
+        assert "another CA" in told.partition("Acceptable client certificate CA names")[2].splitlines()[1]
         assert get(nginx, pair)["ssl_client_verify"] == "SUCCESS"
     with Nginx(authority, tmp_path / "unnamed", NginxOptions(trusted_ca=authority.pem)) as nginx:
         told = s_client(nginx)
@@ -124,9 +125,10 @@ def test_serves_rsa_and_ec_certificates_together(tmp_path, authority, pair):
     names = ["localhost", "127.0.0.1"]
     pairs = tuple(authority.issue_server(names, key_type) for key_type in ("rsa", "ec"))
     with Nginx(authority, tmp_path, NginxOptions(server_pairs=pairs)) as nginx:
+        # The second name is OpenSSL 3.0's.
         for signature, key_type in (("rsa_pss_rsae_sha256", "RSA-PSS"), ("ecdsa_secp256r1_sha256", "ECDSA")):
             told = s_client(nginx, "-tls1_3", "-sigalgs", signature, "-verify_return_error")
-            assert f"Peer signature type: {key_type}" in told
+            assert re.search(f"Peer signature type: ({signature}|{key_type})", told)
         context = client_context(nginx.cafile, pair)
         context.maximum_version = TLS12
         for ciphers, key_type in (("ECDHE+aRSA+AESGCM", "RSA"), ("ECDHE+ECDSA+AESGCM", "ECDSA")):
@@ -137,7 +139,7 @@ def test_serves_rsa_and_ec_certificates_together(tmp_path, authority, pair):
 @pytest.mark.parametrize(("curve", "key"), [("X25519", "X25519"), ("P-384", "ECDH, P-384|ECDH, secp384r1")])
 def test_uses_the_curve(tmp_path, authority, curve, key):
     with Nginx(authority, tmp_path, NginxOptions(ecdh_curve=curve)) as nginx:
-        line = next(line for line in s_client(nginx).splitlines() if line.startswith("Server Temp Key"))
+        line = next(line for line in s_client(nginx).splitlines() if line.startswith(("Server Temp Key", "Peer Temp Key")))
         assert any(name in line for name in key.split("|"))
 
 

@@ -26,6 +26,9 @@ from hypothesis import strategies as st
 from tokenauth import pin
 from tokenauth.errors import InvalidURI, PinRequired, TokenAuthError
 from tokenauth.pin import Env, Fd, File, PinRequest, as_source, from_uri, parse_pin_source
+from tokenauth.pin.reading import Buffer
+from tokenauth.pin.terminal import question as question_of
+from tokenauth.pin.windows_console import collect_keys
 
 SECRET = "73519-geheim"
 REQUEST = PinRequest("dev", "0042", "to authenticate to api.example")
@@ -290,7 +293,7 @@ def test_fd_is_read_once_by_many_threads() -> None:
 
 
 def test_the_read_buffer_is_wiped_and_never_shown() -> None:
-    with pin._Buffer(SECRET.encode()) as buffer:
+    with Buffer(SECRET.encode()) as buffer:
         assert SECRET not in repr(buffer)
     assert bytes(buffer) == bytes(len(SECRET))
 
@@ -462,14 +465,14 @@ def test_any_uri_pin_source_is_a_file_or_an_invalid_uri(text: str) -> None:
     ],
 )
 def test_question(request_: PinRequest, question: str) -> None:
-    assert pin._question(request_) == question
+    assert question_of(request_) == question
 
 
 def typed_keys(keys: str) -> str:
     """What ``keys``, as a Windows console gives them, leave behind."""
     units = keys.encode("utf-16-le")
-    typed = pin._Buffer()
-    pin._collect_keys(
+    typed = Buffer()
+    collect_keys(
         iter(units[i : i + 2].decode("utf-16-le", "surrogatepass") for i in range(0, len(units), 2)).__next__, typed
     )
     return typed.decode("utf-16-le")

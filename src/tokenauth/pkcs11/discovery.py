@@ -4,7 +4,7 @@ The first of these that names any module decides: the module given by the caller
 ``TOKENAUTH_MODULE``; failing those, everything that p11-kit's module files offer and then the well-known paths.
 """
 # pathlib is not used because importing it would cost more than a whole discovery.
-# ruff: noqa: PTH100, PTH112, PTH113, PTH116, PTH117, PTH118, PTH119, PTH120
+# ruff: noqa: PTH100, PTH112, PTH113, PTH116, PTH117, PTH118, PTH119
 
 # No postponed annotations here: named tuples would compile each of their fields' types anew, at every start.
 

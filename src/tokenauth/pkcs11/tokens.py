@@ -230,6 +230,17 @@ class Token:
         """
         self.login_state.ensure(credentials)
 
+    def logout(self) -> None:
+        """End this process's login; keys found before are looked for again, with a new login, when they are used.
+
+        Raises:
+            TokenAuthError: the token refused.
+        """
+        with self.session("logging out") as session:
+            self.cryptoki.logout(session)
+        self.login_state.forget()
+        self.generation += 1
+
     def lost(self, generation: int, ckr: str) -> bool:
         """After a failure: see whether the token is still, or again, there, and make ready to try once more.
 

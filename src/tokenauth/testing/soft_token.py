@@ -201,6 +201,8 @@ class SoftToken:
         for above in issuer.chain:
             name = above.subject.rfc4514_string()
             keys.store_certificate(self.token, self.credentials, above, KeyReference(label=name))
+        # A test of a wrong PIN would pass with a token that is logged in to.
+        self.token.logout()
         uri = TokenURI(token=self.label, serial=self.serial, id=reference.id)
         return identity(uri, pin=self.pin, module=self.module)
 

@@ -215,6 +215,16 @@ static void unlock_state(int file) {
   pthread_mutex_unlock(&counting);
 }
 
+/* For logins, and for what reads the token's file: SoftHSM writes to it at a wrong PIN, and another process that reads
+   it at that moment finds no token. */
+#define WITH_STATE_LOCKED(call) \
+  ({                            \
+    int locked = lock_state();  \
+    CK_RV given = (call);       \
+    unlock_state(locked);       \
+    given;                      \
+  })
+
 static struct version version_of(const struct stat *found) {
   return (struct version){found->st_ino, found->st_size, found->st_mtim};
 }
@@ -384,11 +394,11 @@ static void raise_to(_Atomic uint64_t *most, uint64_t value) {
 
 /* CKR_OK: go on. */
 static CK_RV enter(enum function function) {
-  state->calls[function]++;
   raise_to(&state->max_inside[function], ++inside[function]);
   uint64_t all = ++inside[FUNCTION_COUNT];
   raise_to(&state->max_inside[FUNCTION_COUNT], all);
   if (all > 1 && !may_lock) state->violations++;
+  state->calls[function]++; /* last, for who waits for a call until it is inside */
   const struct control *now = current_control();
   while (now->hang[function]) {
     wait_ms(10);
@@ -503,7 +513,8 @@ ENTRY_ALONE(C_Initialize, (void *given), (given)) {
   bool functions = wanted && wanted->CreateMutex;
   if (wanted && wanted->flags & CKF_OS_LOCKING_OK && !functions && now->cant_lock) return CKR_CANT_LOCK;
   if (wanted) forwarded.pReserved = wanted->pReserved;
-  CHECK(real->C_Initialize(&forwarded)); /* always with locks: threads where none may be are counted and survive */
+  /* Always with locks: threads where none may be are counted, and survive. */
+  CHECK(WITH_STATE_LOCKED(real->C_Initialize(&forwarded)));
   may_lock = functions || (wanted && wanted->flags & CKF_OS_LOCKING_OK);
   forget_all();
   return CKR_OK;
@@ -526,8 +537,7 @@ static bool is_wanted(const CK_TOKEN_INFO *info, const char *serial) {
   return size <= sizeof info->serialNumber && !memcmp(info->serialNumber, serial, size);
 }
 
-static CK_RV softhsm_slot(CK_SLOT_ID *found) {
-  if (known_slot) return *found = known_slot - 1, CKR_OK;
+static CK_RV search_slot(CK_SLOT_ID *found) {
   CK_SLOT_ID slots[MOST_NUMBERS];
   CK_ULONG count = MOST_NUMBERS;
   CHECK(real->C_GetSlotList(CK_TRUE, NULL, &(CK_ULONG){0})); /* SoftHSM looks for new tokens now only */
@@ -540,6 +550,11 @@ static CK_RV softhsm_slot(CK_SLOT_ID *found) {
     }
   }
   return CKR_TOKEN_NOT_PRESENT;
+}
+
+static CK_RV softhsm_slot(CK_SLOT_ID *found) {
+  if (known_slot) return *found = known_slot - 1, CKR_OK;
+  return WITH_STATE_LOCKED(search_slot(found));
 }
 
 /* SoftHSM's number of the slot that a caller means; an error unless our token is in it. */
@@ -598,7 +613,7 @@ ENTRY(C_GetTokenInfo, (CK_SLOT_ID slot, CK_TOKEN_INFO *info), (slot, info)) {
   const struct control *now = control;
   CK_SLOT_ID inner;
   CHECK(slot_in(slot, &inner));
-  CHECK(real->C_GetTokenInfo(inner, info));
+  CHECK(WITH_STATE_LOCKED(real->C_GetTokenInfo(inner, info)));
   if (now->pin_tries.text) {
     info->flags &= ~(CKF_USER_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY | CKF_USER_PIN_LOCKED);
     info->flags |= pin_flags(now);
@@ -721,10 +736,7 @@ ENTRY(C_Login, (CK_SESSION_HANDLE handle, CK_USER_TYPE user, CK_BYTE *pin, CK_UL
     pin = (CK_BYTE *)now->pad_pin;
     size = strlen(now->pad_pin);
   }
-  int file = lock_state();
-  CK_RV value = login_with_tries(session, user, pin, size);
-  unlock_state(file);
-  return value;
+  return WITH_STATE_LOCKED(login_with_tries(session, user, pin, size));
 }
 
 /* --- Objects --- */
