@@ -126,7 +126,7 @@ def test_a_server_authenticates_its_clients_too(host, cafile, tmp_path):
     with serving(context) as (port, failures):
         assert b"Ada" in ask(client_context(cafile, pair), port)
         assert not failures
-        with pytest.raises(ssl.SSLError):
+        with pytest.raises(OSError):  # noqa: PT011 - an alert, or a connection that is closed before it is read
             ask(client_context(cafile), port)
     assert len(failures) == 1
 
