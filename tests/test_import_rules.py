@@ -166,3 +166,8 @@ def test_every_public_name_is_there(name):
 def test_a_name_that_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         tokenauth.nothing  # noqa: B018
+
+
+def test_modules_are_there_without_importing_them():
+    code = "import tokenauth; print(tokenauth.pin.Env('X'), tokenauth.testing.SoftToken, tokenauth.errors.PinLocked)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

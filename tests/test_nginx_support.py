@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import http.client
 import os
-import signal
 import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -139,7 +139,9 @@ def test_serves_rsa_and_ec_certificates_together(tmp_path, authority, pair):
 @pytest.mark.parametrize(("curve", "key"), [("X25519", "X25519"), ("P-384", "ECDH, P-384|ECDH, secp384r1")])
 def test_uses_the_curve(tmp_path, authority, curve, key):
     with Nginx(authority, tmp_path, NginxOptions(ecdh_curve=curve)) as nginx:
-        line = next(line for line in s_client(nginx).splitlines() if line.startswith(("Server Temp Key", "Peer Temp Key")))
+        line = next(
+            line for line in s_client(nginx).splitlines() if line.startswith(("Server Temp Key", "Peer Temp Key"))
+        )
         assert any(name in line for name in key.split("|"))
 
 

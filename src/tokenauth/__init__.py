@@ -28,6 +28,7 @@ from tokenauth.errors import (
 )
 
 if TYPE_CHECKING:
+    from tokenauth import pin, testing
     from tokenauth.clients.http import Session, TokenAdapter
     from tokenauth.inventory.identity import Identity
     from tokenauth.inventory.search import identities, identity
@@ -63,7 +64,9 @@ __all__ = [
     "create_context",
     "identities",
     "identity",
+    "pin",
     "prompt",
+    "testing",
 ]
 
 _WHERE = {
@@ -81,7 +84,13 @@ _WHERE = {
 }
 
 
+#: Modules whose names are used from here: ``tokenauth.pin.Env``, ``tokenauth.testing.SoftToken``.
+_PARTS = frozenset({"pin", "testing"})
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return importlib.import_module(f"tokenauth.{name}")
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_WHERE[name]), name)

@@ -102,7 +102,8 @@ class DevelopmentToken:
             if self.exists and not replace:
                 raise TokenAuthError(
                     f"{self.directory} holds a token already",
-                    hint="'tokenauth softtoken path' shows how to use it; --force replaces it and all its keys",
+                    hint=f"'tokenauth softtoken path {self.directory}' shows how to use it; "
+                    "--force replaces it and all its keys",
                 )
             self._check_ours()
         softhsm.softhsm_module()  # if that is missing, nothing is made
