@@ -229,14 +229,14 @@ venv_fits() {
 ensure_venv() {
   if venv_fits && [ "$(python_version "$venv/bin/python")" = "$(python_version "$python")" ]; then return; fi
   if [ -e "$venv_mark" ]; then
-    step 'Removing .venv, made for another Python or another place' rm -rf "$venv"
+    step "Removing ${venv##*/}, made for another Python or another place" rm -rf "$venv"
   elif [ -e "$venv" ]; then
     die "$venv was not made by this script and does not fit $python" 'Remove it, or move it away, and run this again.'
   fi
   venv_is_unfinished=yes
   mkdir "$venv"
   mark_for "$python" >"$venv_mark" # first, so that even after a power cut the next run knows it may remove it
-  step "Making .venv with $python, version $(python_version "$python")" "$python" -m venv "$venv"
+  step "Making ${venv##*/} with $python, version $(python_version "$python")" "$python" -m venv "$venv"
 }
 
 # install_project EXTRA: skipped while pyproject.toml is what it was at the last time; [test] includes all that '' does.
@@ -247,8 +247,38 @@ install_project() {
     "$now $1" | "$now [test]") return ;;
   esac
   rm -f "$stamp"
-  step "Installing tokenauth$1 into .venv" \
+  step "Installing tokenauth$1 into ${venv##*/}" \
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root$1"
   printf '%s\n' "$now $1" >"$stamp"
   venv_is_unfinished=no
+}
+
+# --- other Pythons: the tests about threads run on each that is here ---
+
+# other_python VERSION: a Python of that version that can make a virtual environment; fails if there is none.
+other_python() {
+  local candidate
+  for candidate in "python$1" "$HOME/.pyenv/versions/$1".*/bin/python; do
+    if "$candidate" -c 'import ensurepip, ssl' >/dev/null 2>&1; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  return 1
+}
+
+# prepare_others VERSION...: after prepare; a .venv-VERSION for each, named in TOKENAUTH_TEST_PYTHONS for the tests.
+prepare_others() {
+  local first=$venv own version pythons=''
+  own=$(python_version "$first/bin/python")
+  for version in "$@"; do
+    if [ "$version" = "$own" ] || ! python=$(other_python "$version"); then continue; fi
+    venv=$root/.venv-$version
+    venv_mark=$venv/.made-for
+    ensure_venv
+    install_project ''
+    pythons=$pythons:$venv/bin/python
+  done
+  venv=$first
+  export TOKENAUTH_TEST_PYTHONS=${pythons#:}
 }

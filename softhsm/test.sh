@@ -4,5 +4,6 @@
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 prepare '[test]' softhsm nginx apache openssl p11-kit pkcs11.h cc
+prepare_others 3.11 3.12 3.13
 cd "$root"
 exec "$venv/bin/python" -m pytest -n auto --dist loadgroup "$@"
