@@ -197,12 +197,12 @@ def test_hidden_mechanisms(card):
 
 def test_latency(card):
     session = card.log_in()
-    card.faulty.set(delay__C_Sign=150)
+    card.faulty.set(delay__C_Sign=300)
     began = time.monotonic()
     card.cryptoki.slots()
-    assert time.monotonic() - began < 0.1
+    assert time.monotonic() - began < 0.3
     card.sign(session)
-    assert time.monotonic() - began >= 0.15
+    assert time.monotonic() - began >= 0.3
 
 
 def test_a_call_that_hangs(card):

@@ -30,7 +30,7 @@ _SOURCE = Path(__file__).with_name("faulty") / "faulty.c"
 #: Where p11-kit's header is, in Debian's package libp11-kit-dev, under the system's own directory and Homebrew's.
 _INCLUDE = [f"{prefix}/include/p11-kit-1" for prefix in ("/usr", "/usr/local", "/opt/homebrew")]
 _FLAGS = (
-    *("-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"),
+    *("-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"),
     *("-O2", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden"),
 )
 _COMPILE_TIMEOUT = 60.0  # seconds

@@ -117,7 +117,7 @@ static const char *const function_names[] = {
 #define MOST_NUMBERS 64
 #define LONGEST_TEXT 128
 #define MOST_ATTRIBUTES 64
-#define MOST_SESSIONS 4096 /* a power of two */
+#define MOST_SESSIONS 4096
 #define EPOCH_SHIFT 32
 
 /* --- The control file --- */
@@ -220,9 +220,9 @@ static void unlock_state(int file) {
 #define WITH_STATE_LOCKED(call) \
   ({                            \
     int locked = lock_state();  \
-    CK_RV given = (call);       \
+    CK_RV answer = (call);      \
     unlock_state(locked);       \
-    given;                      \
+    answer;                     \
   })
 
 static struct version version_of(const struct stat *found) {
@@ -1067,14 +1067,13 @@ static void begin_in_child(void) {
 
 static void find_files(void) {
   Dl_info own;
-  if (!dladdr(&functions, &own)) give_up("no file", "this library");
-  const char *name = strrchr(own.dli_fname, '/');
-  int size = name ? (int)(name - own.dli_fname) : 0;
-  const char *directory = name ? own.dli_fname : ".";
-  if (!name) size = 1;
-  snprintf(control_path, sizeof control_path, "%.*s/control", size, directory);
-  snprintf(state_path, sizeof state_path, "%.*s/state", size, directory);
-  snprintf(softhsm_path, sizeof softhsm_path, "%.*s/softhsm.so", size, directory);
+  char *file = dladdr(&functions, &own) ? realpath(own.dli_fname, NULL) : NULL;
+  if (!file) give_up("no file", "this library");
+  *strrchr(file, '/') = 0;
+  snprintf(control_path, sizeof control_path, "%s/control", file);
+  snprintf(state_path, sizeof state_path, "%s/state", file);
+  snprintf(softhsm_path, sizeof softhsm_path, "%s/softhsm.so", file);
+  free(file);
 }
 
 static void share_state(void) {

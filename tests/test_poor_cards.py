@@ -1,0 +1,351 @@
+"""Cards that are pulled out, count wrong PINs, lack mechanisms, and come with drivers that break the rules."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding
+
+import tokenauth
+from tests.support.faulty_module import FaultyModule
+from tokenauth.pkcs11.modules import load_module
+from tokenauth.testing import MTLSServer, SoftToken
+
+CKM_RSA_PKCS, CKM_RSA_X_509 = 0x1, 0x3
+CKM_ECDSA_SHA256 = 0x1044
+GENERAL_ERROR, DEVICE_REMOVED, FUNCTION_FAILED = 0x5, 0x32, 0x6
+WRONG = "00000000-wrong"
+
+pytestmark = pytest.mark.xdist_group("poor_cards")
+
+
+@pytest.fixture(scope="module")
+def token():
+    with SoftToken("poor", key_type=None) as made:
+        made.add_identity("ec", key_type="p256")
+        made.add_identity("rsa", key_type="rsa2048")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server(token):
+    with MTLSServer(token.ca) as running:
+        yield running
+
+
+@pytest.fixture
+def card(token, tmp_path):
+    return FaultyModule(token, tmp_path / "card")
+
+
+@pytest.fixture
+def ec_key(card, token):
+    return key_of(card, token, "ec")
+
+
+def key_of(card, token, label, pin=None):
+    uri = f"{token.uri};object={label}"
+    return tokenauth.identity(uri, pin=pin or token.pin, module=card.path).private_key
+
+
+def sign(key):
+    data = b"to be signed"
+    signature = key.sign(data, ec.ECDSA(hashes.SHA256()))
+    key.public_key().verify(signature, data, ec.ECDSA(hashes.SHA256()))
+
+
+def handshake(context, server):
+    with (
+        socket.create_connection(("127.0.0.1", server.port)) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as tls,
+    ):
+        tls.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert tls.recv(100).startswith(b"HTTP/1.0 200")
+
+
+# Found again.
+
+
+@pytest.mark.parametrize("slot", [None, 7])
+def test_a_card_that_left_and_is_back_needs_one_login(card, ec_key, slot):
+    sign(ec_key)
+    card.remove()
+    with pytest.raises(tokenauth.TokenRemoved, match="poor"):
+        sign(ec_key)
+    card.insert(slot)
+    card.reset_counts()
+    sign(ec_key)
+    sign(ec_key)
+    assert card.calls("C_Login") == 1
+
+
+def test_a_context_recovers_when_the_card_is_back(card, token, server):
+    uri = f"{token.uri};object=ec"
+    context = tokenauth.create_context(uri, pin=token.pin, module=card.path, cafile=server.cafile)
+    handshake(context, server)
+    card.remove()
+    with pytest.raises(tokenauth.HandshakeFailed) as failed:
+        handshake(context, server)
+    assert isinstance(failed.value.__cause__, tokenauth.TokenRemoved)
+    card.insert(3)
+    handshake(context, server)
+
+
+def test_a_card_that_was_changed_for_a_moment_goes_unnoticed(card, ec_key):
+    sign(ec_key)
+    card.remove()
+    card.insert()
+    sign(ec_key)
+
+
+def test_logged_out_by_somebody_else(card, ec_key):
+    sign(ec_key)
+    card.log_out()
+    card.reset_counts()
+    sign(ec_key)
+    assert card.calls("C_Login") == 1
+
+
+def test_sessions_closed_by_somebody_else(card, ec_key):
+    sign(ec_key)
+    card.close_sessions()
+    sign(ec_key)
+
+
+def test_a_module_that_failed_is_restarted_once_in_a_while(card, ec_key):
+    sign(ec_key)
+    card.set(fail__C_Sign=(1, GENERAL_ERROR))
+    card.reset_counts()
+    sign(ec_key)
+    assert card.calls("C_Finalize") == 1
+    card.set(always__C_Sign=GENERAL_ERROR)
+    with pytest.raises(tokenauth.SigningFailed, match="CKR_GENERAL_ERROR"):
+        sign(ec_key)
+    assert card.calls("C_Finalize") == 1
+
+
+def test_threads_that_lose_the_card_together_log_in_once(card, ec_key):
+    sign(ec_key)
+    card.remove()
+    card.insert()
+    card.reset_counts()
+    failures = []
+
+    def work():
+        try:
+            sign(ec_key)
+        except tokenauth.TokenAuthError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not failures
+    assert card.calls("C_Login") == 1
+
+
+@pytest.mark.parametrize("reset_on_fork", ["true", "false"])
+def test_children_of_a_threaded_process(tmp_path, reset_on_fork):
+    """Each signs, and so does the parent, while three threads are inside the module."""
+    with SoftToken("forks") as token:
+        with open(os.environ["SOFTHSM2_CONF"], "a") as configuration:  # noqa: PTH123
+            configuration.write(f"library.reset_on_fork = {reset_on_fork}\n")
+        load_module(token.module).reload()
+        key = tokenauth.identity(token.uri, pin=token.pin, module=token.module).private_key
+        sign(key)
+        over = threading.Event()
+        threads = [threading.Thread(target=sign_until, args=(key, over)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            assert [child_that_signs(key) for _ in range(40)] == [0] * 40
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join(20)
+        sign(key)
+
+
+def sign_until(key, over):
+    while not over.is_set():
+        sign(key)
+
+
+def child_that_signs(key):
+    child = os.fork()
+    if child == 0:
+        try:
+            sign(key)
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - the child must end here
+            os._exit(1)
+    return os.waitpid(child, 0)[1]
+
+
+# PINs.
+
+
+def test_a_wrong_pin_is_sent_once(card, token):
+    card.set(pin_tries=3)
+    key = key_of(card, token, "ec", WRONG)
+    with pytest.raises(tokenauth.PinIncorrect):
+        sign(key)
+    for _ in range(5):
+        with pytest.raises(tokenauth.PinRefused):
+            sign(key)
+    assert card.calls("C_Login") == 1
+    assert card.pin_left == 2
+
+
+def test_the_last_try_is_not_spent_unasked(card, token):
+    card.set(pin_tries=(3, 1))
+    with pytest.raises(tokenauth.PinRefused, match="only one PIN try is left"):
+        sign(key_of(card, token, "ec"))
+    assert card.calls("C_Login") == 0
+    uri = f"{token.uri};object=ec"
+    allowed = tokenauth.identity(uri, pin=token.pin, module=card.path, allow_final_try=True)
+    sign(allowed.private_key)
+
+
+def test_a_locked_card_is_not_tried(card, token):
+    card.set(pin_tries=(3, 0))
+    with pytest.raises(tokenauth.PinLocked, match="poor"):
+        sign(key_of(card, token, "ec"))
+    assert card.calls("C_Login") == 0
+
+
+def test_the_try_that_locks_the_card_says_so(card, token):
+    card.set(pin_tries=(3, 1))
+    uri = f"{token.uri};object=ec"
+    key = tokenauth.identity(uri, pin=WRONG, module=card.path, allow_final_try=True).private_key
+    with pytest.raises(tokenauth.PinLocked):
+        sign(key)
+
+
+def test_a_login_that_fails_for_no_known_reason_is_not_repeated(card, ec_key):
+    card.set(always__C_Login=GENERAL_ERROR)
+    with pytest.raises(tokenauth.TokenAuthError, match="CKR_GENERAL_ERROR"):
+        sign(ec_key)
+    assert card.calls("C_Login") == 1
+
+
+def test_a_key_that_asks_each_time(card, token):
+    card.set(always_auth=True)
+    asked = []
+
+    def source(request):
+        asked.append(request.per_signature)
+        return token.pin
+
+    key = key_of(card, token, "ec", source)
+    for _ in range(3):
+        sign(key)
+    assert asked == [False, True, True, True]
+    assert card.calls("C_Login") == 4
+
+
+def test_a_wrong_pin_for_a_key_that_asks_each_time(card, token):
+    card.set(always_auth=True, pin_tries=3)
+    pins = iter([token.pin, WRONG, WRONG, token.pin, token.pin, token.pin])
+    key = key_of(card, token, "ec", lambda _request: next(pins))
+    with pytest.raises(tokenauth.PinIncorrect):
+        sign(key)
+    left = card.pin_left
+    with pytest.raises(tokenauth.PinRefused):
+        sign(key)
+    assert card.pin_left == left == 2
+    sign(key)
+
+
+# Poor modules.
+
+
+@pytest.mark.parametrize("only", [[CKM_RSA_PKCS], [CKM_RSA_X_509]])
+def test_an_rsa_token_with_one_mechanism_signs_pkcs1(card, token, only):
+    card.set(only=only)
+    key = key_of(card, token, "rsa")
+    signature = key.sign(b"data", padding.PKCS1v15(), hashes.SHA256())
+    key.public_key().verify(signature, b"data", padding.PKCS1v15(), hashes.SHA256())
+
+
+def test_bare_rsa_is_enough_for_pss(card, token):
+    card.set(only=[CKM_RSA_X_509])
+    key = key_of(card, token, "rsa")
+    pss = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
+    key.public_key().verify(key.sign(b"data", pss, hashes.SHA256()), b"data", pss, hashes.SHA256())
+
+
+def test_what_no_mechanism_can_make_is_said_so(card, token):
+    card.set(only=[CKM_RSA_PKCS])
+    pss = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
+    with pytest.raises(tokenauth.MechanismUnsupported, match="PSS signatures with SHA256"):
+        key_of(card, token, "rsa").sign(b"data", pss, hashes.SHA256())
+
+
+def test_ecdsa_where_the_token_hashes(card, ec_key):
+    card.set(only=[CKM_ECDSA_SHA256])
+    sign(ec_key)
+
+
+def test_mechanisms_that_are_not_listed(card, token):
+    card.set(unlisted=[0xD])  # CKM_RSA_PKCS_PSS, as tpm2-pkcs11 does
+    pss = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
+    key = key_of(card, token, "rsa")
+    key.public_key().verify(key.sign(b"data", pss, hashes.SHA256()), b"data", pss, hashes.SHA256())
+
+
+@pytest.mark.parametrize("quirk", ["cant_lock", "null_only"])
+def test_a_module_that_can_not_lock_never_sees_two_threads(card, token, quirk):
+    card.set(**{quirk: True})
+    key = key_of(card, token, "ec")
+    threads = [threading.Thread(target=lambda: [sign(key) for _ in range(20)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert card.violations == 0
+    assert card.max_inside() == 1
+
+
+def test_a_module_that_locks_sees_several_threads(card, ec_key):
+    sign(ec_key)
+    card.set(delay__C_Sign=30)
+    threads = [threading.Thread(target=sign, args=(ec_key,)) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert 1 < card.max_inside("C_Sign") <= 8
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_no_more_sessions_than_the_token_allows(card, ec_key, limit):
+    card.set(max_sessions=limit)
+    threads = [threading.Thread(target=sign, args=(ec_key,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    sign(ec_key)
+    assert card.calls("C_Sign") == 9
+
+
+@pytest.mark.parametrize("bad", ["info", "token"])
+def test_one_bad_slot_hides_no_other(card, token, bad):
+    card.set(bad_slot=bad)
+    sign(key_of(card, token, "ec"))
+    tokens, failures = load_module(card.path).tokens()
+    assert [found.label for found in tokens] == ["poor"]
+    assert [failure.ckr for failure in failures] == ["CKR_DEVICE_ERROR"]
+
+
+@pytest.mark.parametrize("quirk", ["no_id", "raw_ec_point", "hide_public", "removable"])
+def test_objects_told_of_otherwise(card, token, quirk):
+    card.set(**{quirk: True})
+    sign(key_of(card, token, "ec"))
