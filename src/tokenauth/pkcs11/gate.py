@@ -12,19 +12,20 @@ import os
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
+
+    class _Renewable(Protocol):
+        def after_fork(self) -> None:
+            """In the child: make new locks, for nobody will release the old ones."""
+
 
 __all__ = ["Gate", "renew_after_fork"]
 
 _PATIENCE = 2.0  # seconds that a fork waits for those inside
-
-
-class _Renewable(Protocol):
-    def after_fork(self) -> None:
-        """In the child: make new locks, for nobody will release the old ones."""
 
 
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tokenauth.errors import HandshakeFailed, TokenAuthError
 from tokenauth.tls import exchange
-from tokenauth.tls.alerts import meaning_of
 
 if TYPE_CHECKING:
     from tokenauth.inventory.identity import Identity
@@ -74,6 +73,8 @@ class _Explains:
         raise HandshakeFailed(f"the token's key could not be used: {type(cause).__name__}: {cause}") from cause
 
     def _explain_alert(self, error: ssl.SSLError) -> NoReturn:
+        from tokenauth.tls.alerts import meaning_of  # only when something went wrong
+
         meaning = None if self.server_side else meaning_of(error.reason)  # type: ignore[attr-defined]
         if meaning is None:
             raise error
