@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 
 import tokenauth
 from tests.support.faulty_module import FaultyModule
+from tokenauth.pkcs11.cryptoki import Cryptoki
 from tokenauth.pkcs11.modules import load_module
 from tokenauth.testing import MTLSServer, SoftToken
 
@@ -325,6 +326,19 @@ def test_a_module_that_can_not_lock_never_sees_two_threads(card, token, quirk):
         thread.join(30)
     assert card.violations == 0
     assert card.max_inside() == 1
+
+
+def test_a_module_that_somebody_else_initialised_is_used_and_never_finalised(card, token):
+    Cryptoki(card.path).initialise()
+    key = key_of(card, token, "ec")
+    sign(key)
+    card.set(fail__C_Sign=(1, GENERAL_ERROR))
+    with pytest.raises(tokenauth.SigningFailed):
+        sign(key)
+    with pytest.raises(tokenauth.ModuleError, match="another part of this program"):
+        load_module(card.path).reload()
+    sign(key)
+    assert card.calls("C_Finalize") == 0
 
 
 def test_a_module_that_locks_sees_several_threads(card, ec_key):

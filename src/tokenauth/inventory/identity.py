@@ -105,11 +105,15 @@ class Identity:
         try:
             return certificates.parse(self.certificate_der)
         except ValueError as error:
-            raise IdentityNotFound(
-                f"certificate {self.label!r} can not be read: {error}",
-                token=self.token.label,
-                hint="write the certificate to the token again, or name another identity",
-            ) from None
+            raise self.unreadable(error) from None
+
+    def unreadable(self, reason: ValueError) -> IdentityNotFound:
+        """The error for a certificate that is none."""
+        return IdentityNotFound(
+            f"certificate {self.label!r} can not be read: {reason}",
+            token=self.token.label,
+            hint="write the certificate to the token again, or name another identity",
+        )
 
     @cached_property
     def chain(self) -> list[x509.Certificate]:

@@ -57,7 +57,7 @@ class Module:
     def __init__(self, path: str) -> None:
         self.path = path
         self.cryptoki = Cryptoki(path)
-        self.thread_safe = self.cryptoki.initialise().thread_safe
+        self.thread_safe, self._ours = self.cryptoki.initialise()
         self.gate = Gate(shared=self.thread_safe, on_fork=self._begin_anew)
         self._restarted = -_BETWEEN_RESTARTS
         self._tokens: dict[TokenInfo, Token] = {}
@@ -139,12 +139,12 @@ class Module:
         """Reload the module because it failed; not again within half a minute.
 
         Returns:
-            Whether it was done.
+            Whether it was done. A module that somebody else initialised is left alone.
 
         Raises:
             ModuleError: it can not be initialised again.
         """
-        if time.monotonic() - self._restarted < _BETWEEN_RESTARTS:
+        if not self._ours or time.monotonic() - self._restarted < _BETWEEN_RESTARTS:
             return False
         self._restarted = time.monotonic()
         self.reload()
@@ -156,8 +156,13 @@ class Module:
         Its tokens begin anew where they are found; those that are gone say so when they are used.
 
         Raises:
-            ModuleError: it can not be initialised again.
+            ModuleError: it can not be initialised again, or somebody else initialised it and may be using it.
         """
+        if not self._ours:
+            raise ModuleError(
+                f"{self.path} was initialised by another part of this program, so it can not be reloaded",
+                hint="let tokenauth be the first to use it",
+            )
         with self.gate:
             with suppress(ReturnValue):
                 self.cryptoki.finalise()

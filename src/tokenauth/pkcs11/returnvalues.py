@@ -24,12 +24,7 @@ from tokenauth.errors import (
 __all__ = ["CKR", "ReturnValue", "error_for", "name_of", "name_of_exception"]
 
 CKR_OK = 0x00
-CKR_ARGUMENTS_BAD = 0x07
-CKR_CANT_LOCK = 0x0A
-CKR_USER_ALREADY_LOGGED_IN = 0x100
 CKR_CRYPTOKI_ALREADY_INITIALIZED = 0x191
-CKR_SESSION_COUNT = 0xB1
-CKR_BUFFER_TOO_SMALL = 0x150
 CKR_VENDOR_DEFINED = 0x80000000
 
 CKR = {

@@ -54,11 +54,7 @@ class Offer:
         try:
             return Certificate(identity.certificate_der)
         except ValueError as error:
-            raise IdentityNotFound(
-                f"certificate {identity.label!r} can not be read: {error}",
-                token=identity.token.label,
-                hint="write the certificate to the token again, or name another identity",
-            ) from None
+            raise identity.unreadable(error) from None
 
     @cached_property
     def chain(self) -> list[Certificate]:
