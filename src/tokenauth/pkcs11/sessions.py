@@ -68,12 +68,18 @@ class SessionPool:
         for session in idle:
             self._close_one(session)
 
-    def discard(self, session: int) -> None:
-        """Instead of giving a session back: close it, because an operation may still be active in it."""
+    def discard(self, session: int) -> int:
+        """Instead of giving a session back: close it, because an operation may still be active in it.
+
+        Returns:
+            How many are left.
+        """
         with self._changed:
             self._count -= 1
             self._changed.notify()
+            left = self._count
         self._close_one(session)
+        return left
 
     def _close_one(self, session: int) -> None:
         with suppress(ReturnValue):

@@ -179,14 +179,20 @@ class Token:
             give_back = sessions.give
             try:
                 self.cryptoki.sign_init(session, mechanism, key)
+                give_back = self._discard  # until it is over: a session with a broken operation is of no more use
                 if pin is not None:
-                    give_back = sessions.discard  # if this is refused, the operation stays active in the session
                     self.login_state.for_operation(session, pin)
-                    give_back = sessions.give
-                return self.cryptoki.sign(session, data)
+                signature = self.cryptoki.sign(session, data)
+                give_back = sessions.give
             finally:
                 del pin
                 give_back(session)
+        return signature
+
+    def _discard(self, session: int) -> None:
+        """Close a session; with the last one the login ends."""
+        if self._sessions.discard(session) == 0:
+            self.login_state.forget()
 
     def refresh(self) -> None:
         """Read the token's flags again.
