@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 PACKAGE = Path(tokenauth.__file__).parent
 #: Each layer knows those before it; those in one row do not know each other.
 LAYERS = [
-    {"_version", "errors"},
+    {"_records", "_version"},
+    {"errors"},
     {"uri"},
     {"pin"},
     {"pkcs11", "cards"},

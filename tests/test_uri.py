@@ -326,5 +326,5 @@ def test_import_is_cheap() -> None:
         "import sys, tokenauth.errors; before = {*sys.modules}; import tokenauth.uri; print(*{*sys.modules} - before)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules = ["attributes", "matching", "syntax", "uri"]
-    assert sorted(result.stdout.split()) == ["tokenauth.uri", *(f"tokenauth.uri.{module}" for module in modules)]
+    modules = ["_records", "uri", "uri.attributes", "uri.matching", "uri.syntax", "uri.uri"]
+    assert sorted(result.stdout.split()) == [f"tokenauth.{module}" for module in modules]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from tokenauth._records import Record
 from tokenauth.errors import IdentityNotFound
 from tokenauth.inventory import certificates
 from tokenauth.pkcs11.keys import KeyReference, TokenKey
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Found", "Identity"]
 
 
-class Found(NamedTuple):
+class Found(Record):
     """What lies on a token and makes an identity.
 
     Args:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from tokenauth._records import Record
 from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, ModuleError, TokenAuthError, TokenNotFound
 from tokenauth.inventory import certificates
 from tokenauth.inventory.identity import Found, Identity
@@ -26,7 +27,7 @@ __all__ = ["Inventory", "TokenEntry", "as_uri", "credentials_for", "identities",
 _AUTHORITY = 2
 
 
-class TokenEntry(NamedTuple):
+class TokenEntry(Record):
     """A token and the identities on it that a URI selects."""
 
     token: Token
@@ -34,7 +35,7 @@ class TokenEntry(NamedTuple):
     identities: tuple[Identity, ...]
 
 
-class Inventory(NamedTuple):
+class Inventory(Record):
     """What was found, and what could not be looked at.
 
     Args:

@@ -1,17 +1,18 @@
 """What a source is asked for, and the PIN that it answers with."""
 
-# No postponed annotations here: named tuples would compile each of their fields' types anew, at every start.
+from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
+from tokenauth._records import Record
 from tokenauth.errors import PinRequired
 
 __all__ = ["GivenPin", "Origin", "PinRequest", "PinSource"]
 
 
-class PinRequest(NamedTuple):
+class PinRequest(Record):
     """What a PIN is asked for."""
 
     #: The token's label.

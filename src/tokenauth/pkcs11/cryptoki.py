@@ -15,14 +15,15 @@ Calls release the interpreter's lock: a card takes its time. A PIN is copied onc
 the call; Python's own ``str`` can not be wiped.
 """
 
-# No postponed annotations here: named tuples would compile each of their fields' types anew, at every start.
+from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ctypes import CFUNCTYPE, POINTER, addressof, byref, c_ubyte, c_ulong, c_void_p, sizeof
-from typing import Any, NamedTuple
+from typing import Any
 
+from tokenauth._records import Record
 from tokenauth.errors import ModuleError
 from tokenauth.pkcs11 import error_queue, structures
 from tokenauth.pkcs11 import returnvalues as rv
@@ -43,7 +44,7 @@ _SEARCH_BATCH = 64
 _Signature = c_ubyte * _LARGEST_SIGNATURE
 
 
-class Mechanism(NamedTuple):
+class Mechanism(Record):
     """A mechanism's number, and its parameter as a row of ``CK_ULONG`` (empty for none).
 
     ``CK_RSA_PKCS_PSS_PARAMS``, the one structure that signing needs, is three of them (PKCS #11 v3.1, 6.1.10).
@@ -53,7 +54,7 @@ class Mechanism(NamedTuple):
     parameter: tuple[int, ...] = ()
 
 
-class Initialised(NamedTuple):
+class Initialised(Record):
     """How a module was initialised.
 
     Args:

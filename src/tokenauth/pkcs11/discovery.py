@@ -6,13 +6,13 @@ The first of these that names any module decides: the module given by the caller
 # pathlib is not used because importing it would cost more than a whole discovery.
 # ruff: noqa: PTH100, PTH112, PTH113, PTH116, PTH117, PTH118, PTH119
 
-# No postponed annotations here: named tuples would compile each of their fields' types anew, at every start.
+from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
+from tokenauth._records import Record
 from tokenauth.errors import ModuleError
 from tokenauth.pkcs11.known_modules import (
     LIBRARY_SUFFIXES,
@@ -43,7 +43,7 @@ KEYLESS = frozenset({"p11-kit-trust", "p11-kit-proxy", "p11-kit", "nssckbi"})
 _HINT = "give the full path of the module's library file; 'tokenauth doctor' lists the modules it finds"
 
 
-class Discovery(NamedTuple):
+class Discovery(Record):
     """What :func:`survey` found.
 
     Attributes:

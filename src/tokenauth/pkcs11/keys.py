@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from tokenauth._records import Record
 from tokenauth.errors import IdentityNotFound, MechanismUnsupported, PinError, SigningFailed, TokenAuthError
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.pkcs11.mechanisms import KeyShape, Payload, SignatureScheme, Way, ways
@@ -24,7 +25,7 @@ _T = TypeVar("_T")
 _TRY_ANOTHER_WAY = {"CKR_MECHANISM_INVALID", "CKR_MECHANISM_PARAM_INVALID"}
 
 
-class KeyReference(NamedTuple):
+class KeyReference(Record):
     """Which private key is meant; what is empty is not known and not compared.
 
     Args:

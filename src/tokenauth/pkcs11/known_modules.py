@@ -2,19 +2,20 @@
 # pathlib is not used because importing it would cost more than a whole discovery.
 # ruff: noqa: PTH111, PTH119
 
-# No postponed annotations here: named tuples would compile each of their fields' types anew, at every start.
+from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+
+from tokenauth._records import Record
 
 __all__ = ["LIBRARY_SUFFIXES", "SYSTEMS", "ModuleCandidate", "System", "expand", "expand_home", "library_name"]
 
 LIBRARY_SUFFIXES = (".so", ".dylib", ".dll")
 
 
-class ModuleCandidate(NamedTuple):
+class ModuleCandidate(Record):
     """A library file that should be a PKCS#11 module.
 
     Attributes:
@@ -28,7 +29,7 @@ class ModuleCandidate(NamedTuple):
     name: str
 
 
-class System(NamedTuple):
+class System(Record):
     """Where an operating system keeps PKCS#11 modules.
 
     Paths are in order of preference. The first four follow pkcs11.conf(5). In the last three, ``{multiarch}`` stands

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from tokenauth._records import Record
 from tokenauth.errors import (
     ModuleError,
     PinError,
@@ -30,7 +31,7 @@ __all__ = ["Credentials", "Login"]
 _hash_key = os.urandom(32)
 
 
-class Credentials(NamedTuple):
+class Credentials(Record):
     """Who may be asked for a PIN, and what to tell them.
 
     Args:

@@ -5,13 +5,13 @@ take a digest; let it hash the message itself; or pad here and let it do the bar
 of PKCS #11 v3.1 (pkcs11t.h); paddings are those of RFC 8017 (PKCS #1 v2.2).
 """
 
-# No postponed annotations here: named tuples would compile each of their fields' types anew, at every start.
+from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
 
+from tokenauth._records import Record
 from tokenauth.pkcs11.cryptoki import Mechanism
 
 __all__ = ["SIGNING_MECHANISMS", "KeyShape", "MechanismInfo", "Payload", "SignatureScheme", "Way", "ways"]
@@ -21,7 +21,7 @@ CKM_ECDSA, CKM_EDDSA = 0x1041, 0x1057
 CKF_SIGN = 0x800
 
 
-class _Hash(NamedTuple):
+class _Hash(Record):
     """What PKCS#11 and PKCS #1 call one hash function."""
 
     mechanism: int  # CKM_SHA..., a parameter of PSS
@@ -41,7 +41,7 @@ _HASHES = {
 }
 
 
-class SignatureScheme(NamedTuple):
+class SignatureScheme(Record):
     """What kind of signature is wanted.
 
     Args:
@@ -60,7 +60,7 @@ class SignatureScheme(NamedTuple):
         return hashlib.new(self.digest).digest_size if self.salt_length is None else self.salt_length
 
 
-class KeyShape(NamedTuple):
+class KeyShape(Record):
     """What a mechanism's input depends on.
 
     Args:
@@ -72,7 +72,7 @@ class KeyShape(NamedTuple):
     bits: int
 
 
-class Payload(NamedTuple):
+class Payload(Record):
     """What is to be signed: the message, or only its digest where the caller has hashed it already."""
 
     message: bytes | None
@@ -85,7 +85,7 @@ class Payload(NamedTuple):
         return hashlib.new(scheme.digest, self.message or b"").digest()
 
 
-class MechanismInfo(NamedTuple):
+class MechanismInfo(Record):
     """``CK_MECHANISM_INFO``: key sizes (bits for RSA; modules disagree for the rest) and flags."""
 
     smallest_key: int
@@ -98,7 +98,7 @@ class MechanismInfo(NamedTuple):
         return bool(self.flags & CKF_SIGN) and fits
 
 
-class Way(NamedTuple):
+class Way(Record):
     """One way to a signature.
 
     Args:

@@ -6,8 +6,8 @@ import os
 import threading
 import time
 from contextlib import suppress
-from typing import NamedTuple
 
+from tokenauth._records import Record
 from tokenauth.errors import ModuleError, TokenNotFound, TokenRemoved
 from tokenauth.pkcs11.cryptoki import Cryptoki
 from tokenauth.pkcs11.gate import Gate
@@ -27,7 +27,7 @@ _EMPTY = {"CKR_TOKEN_NOT_PRESENT", "CKR_TOKEN_NOT_RECOGNIZED"}
 _BETWEEN_RESTARTS = 30.0  # seconds
 
 
-class SlotFailure(NamedTuple):
+class SlotFailure(Record):
     """A slot that could not be read.
 
     Args:

@@ -1,11 +1,12 @@
 """Certificates and keys as they lie on a token, read without a login as far as the token allows."""
 
-# No postponed annotations here: named tuples would compile each of their fields' types anew, at every start.
+from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from tokenauth._records import Record
 from tokenauth.pkcs11.returnvalues import ReturnValue
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ _UNCOMPRESSED_POINT = 0x04
 _ONE_LENGTH_BYTE = 0x81
 
 
-class CertificateObject(NamedTuple):
+class CertificateObject(Record):
     """A certificate on a token.
 
     Args:
@@ -69,7 +70,7 @@ class CertificateObject(NamedTuple):
     category: int
 
 
-class KeyObject(NamedTuple):
+class KeyObject(Record):
     """A public or private key on a token.
 
     Args:
@@ -97,7 +98,7 @@ class KeyObject(NamedTuple):
     always_authenticate: bool
 
 
-class Objects(NamedTuple):
+class Objects(Record):
     """What a token shows now."""
 
     certificates: tuple[CertificateObject, ...]
@@ -105,7 +106,7 @@ class Objects(NamedTuple):
     private_keys: tuple[KeyObject, ...]
 
 
-def read_objects(token: "Token") -> Objects:
+def read_objects(token: Token) -> Objects:
     """Read all certificates and keys that the token shows; one that can not be read is left out.
 
     Raises:
@@ -118,7 +119,7 @@ def read_objects(token: "Token") -> Objects:
         return Objects(certificates, public_keys, _completed(private_keys, lambda: public_keys))
 
 
-def find_private_keys(token: "Token") -> tuple[KeyObject, ...]:
+def find_private_keys(token: Token) -> tuple[KeyObject, ...]:
     """The private keys that the token shows now.
 
     Raises:
@@ -129,7 +130,7 @@ def find_private_keys(token: "Token") -> tuple[KeyObject, ...]:
         return _completed(private_keys, lambda: tuple(_keys(token, session, _CKO_PUBLIC_KEY)))
 
 
-def find_public_keys(token: "Token") -> tuple[KeyObject, ...]:
+def find_public_keys(token: Token) -> tuple[KeyObject, ...]:
     """The public keys that the token shows now.
 
     Raises:
@@ -166,14 +167,14 @@ def bare_point(point: bytes) -> bytes:
     return point
 
 
-def _certificates(token: "Token", session: int) -> Iterator[CertificateObject]:
+def _certificates(token: Token, session: int) -> Iterator[CertificateObject]:
     for _, found in _objects(token, session, _CKO_CERTIFICATE, _CERTIFICATE_ATTRIBUTES):
         if found.get(_CKA_VALUE):
             category = _number(found.get(_CKA_CERTIFICATE_CATEGORY))
             yield CertificateObject(found[_CKA_VALUE], found.get(_CKA_ID, b""), _label(found), category)
 
 
-def _keys(token: "Token", session: int, object_class: int) -> Iterator[KeyObject]:
+def _keys(token: Token, session: int, object_class: int) -> Iterator[KeyObject]:
     for handle, found in _objects(token, session, object_class, _KEY_ATTRIBUTES[object_class]):
         kind, (public, parameters) = _public_half(token, session, handle, _number(found.get(_CKA_KEY_TYPE, b"\xff")))
         sensitive = _flag(found, _CKA_SENSITIVE, default=True)
@@ -210,7 +211,7 @@ def _with_public_half(key: KeyObject, public_keys: tuple[KeyObject, ...]) -> Key
 
 
 def _objects(
-    token: "Token", session: int, object_class: int, types: tuple[int, ...]
+    token: Token, session: int, object_class: int, types: tuple[int, ...]
 ) -> Iterator[tuple[int, dict[int, bytes]]]:
     """The objects of a class, with those attributes that they tell; one that fails is left out."""
     for handle in token.cryptoki.find(session, object_class):
@@ -220,7 +221,7 @@ def _objects(
             continue
 
 
-def _public_half(token: "Token", session: int, handle: int, key_type: int) -> tuple[str, tuple[bytes, bytes]]:
+def _public_half(token: Token, session: int, handle: int, key_type: int) -> tuple[str, tuple[bytes, bytes]]:
     if key_type not in _KEY_TYPES:
         return "other", (b"", b"")
     kind, types = _KEY_TYPES[key_type]

@@ -6,8 +6,8 @@ Numbers and names: PKCS #11 v3.1, section 6 ("General data types") and pkcs11t.h
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
+from tokenauth._records import Record
 from tokenauth.errors import (
     MechanismUnsupported,
     ModuleError,
@@ -78,7 +78,7 @@ class ReturnValue(Exception):
         super().__init__(f"{function}: {name}")
 
 
-class _Meaning(NamedTuple):
+class _Meaning(Record):
     error: type[TokenAuthError]
     message: str
     hint: str = ""

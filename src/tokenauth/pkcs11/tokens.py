@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
+from tokenauth._records import Record
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.pkcs11.login import Credentials, Login
 from tokenauth.pkcs11.mechanisms import SIGNING_MECHANISMS, MechanismInfo
@@ -51,7 +52,7 @@ _LOST = frozenset(
 _CONFUSED = frozenset({"CKR_GENERAL_ERROR", "CKR_DEVICE_ERROR", "CKR_FUNCTION_FAILED", "CKR_DEVICE_MEMORY"})
 
 
-class SlotReading(NamedTuple):
+class SlotReading(Record):
     """What a slot and the token in it said when they were looked at.
 
     Args:

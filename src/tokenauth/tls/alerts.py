@@ -1,13 +1,13 @@
 """What a peer means by the alert with which it ends a TLS connection (RFC 8446 section 6.2)."""
 
-# No postponed annotations here: named tuples would compile each of their fields' types anew, at every start.
+from __future__ import annotations
 
-from typing import NamedTuple
+from tokenauth._records import Record
 
 __all__ = ["Meaning", "meaning_of"]
 
 
-class Meaning(NamedTuple):
+class Meaning(Record):
     """An alert in words.
 
     Args:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from tokenauth._records import Record
 from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, TokenAuthError
 from tokenauth.inventory.search import credentials_for, require_some, take_inventory
 from tokenauth.tls import exchange
@@ -34,7 +35,7 @@ _SCHEMES = {
 _EC_SCHEMES_1_3 = {256: 0x0403, 384: 0x0503, 521: 0x0603}
 
 
-class CertificateRequest(NamedTuple):
+class CertificateRequest(Record):
     """What a server says when it asks for a certificate.
 
     Args:
@@ -50,7 +51,7 @@ class CertificateRequest(NamedTuple):
     version: int
 
 
-class Wanted(NamedTuple):
+class Wanted(Record):
     """What the maker of a context asked for.
 
     Args:

@@ -1,8 +1,10 @@
 """What the attributes of a PKCS#11 URI are compared with (RFC 7512 section 2.5)."""
 
-# No postponed annotations here: named tuples would compile each of their fields' types anew, at every start.
+from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
+
+from tokenauth._records import Record
 
 __all__ = [
     "LIBRARY",
@@ -23,7 +25,7 @@ TOKEN = ("token", "manufacturer", "model", "serial")
 OBJECT = ("object", "id", "type")
 
 
-class LibraryInfo(NamedTuple):
+class LibraryInfo(Record):
     """What ``C_GetInfo`` says of a module; ``version`` is (major, minor)."""
 
     manufacturer: str
@@ -31,7 +33,7 @@ class LibraryInfo(NamedTuple):
     version: tuple[int, int]
 
 
-class SlotInfo(NamedTuple):
+class SlotInfo(Record):
     """A slot's number and what ``C_GetSlotInfo`` says of it."""
 
     id: int
@@ -39,7 +41,7 @@ class SlotInfo(NamedTuple):
     manufacturer: str
 
 
-class TokenInfo(NamedTuple):
+class TokenInfo(Record):
     """What ``C_GetTokenInfo`` says of a token."""
 
     label: str
@@ -48,7 +50,7 @@ class TokenInfo(NamedTuple):
     serial: str
 
 
-class ObjectInfo(NamedTuple):
+class ObjectInfo(Record):
     """``CKA_LABEL``, ``CKA_ID`` and ``CKA_CLASS`` (as a URI's ``type``) of an object; None for an absent attribute."""
 
     label: str | None

@@ -6,8 +6,9 @@ import ctypes
 import threading
 from ctypes import addressof, c_int
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from tokenauth._records import Record
 from tokenauth.errors import UnsupportedOpenSSL
 from tokenauth.pkcs11.mechanisms import SignatureScheme
 from tokenauth.tls import exchange
@@ -30,14 +31,14 @@ _SALT_AS_LONG_AS_DIGEST = -1  # RSA_PSS_SALTLEN_DIGEST
 calls = {"import": 0, "digest_sign_init": 0, "digest_sign": 0}
 
 
-class ProviderKey(NamedTuple):
+class ProviderKey(Record):
     """What a key object's address stands for."""
 
     sign: Signer
     signature_size: int
 
 
-class _Operation(NamedTuple):
+class _Operation(Record):
     """A signature that was begun on OpenSSL's signature context at an address."""
 
     context: int
