@@ -142,7 +142,9 @@ class TokenKey:
         if not self.ready:
             with self._lock:
                 if not self.ready:
-                    self._generation, self._found = self.token.generation, self._find(reason)
+                    generation = self.token.generation
+                    self._found = self._find(reason)
+                    self._generation = generation  # last: whoever sees it does not wait for the lock
         found: KeyObject = self._found
         return found
 

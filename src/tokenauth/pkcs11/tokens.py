@@ -177,22 +177,25 @@ class Token:
         with self.gate:
             sessions = self._sessions
             session = sessions.take()
-            give_back = sessions.give
+            begun = over = False
             try:
                 self.cryptoki.sign_init(session, mechanism, key)
-                give_back = self._discard  # until it is over: a session with a broken operation is of no more use
+                begun = True
                 if pin is not None:
                     self.login_state.for_operation(session, pin)
                 signature = self.cryptoki.sign(session, data)
-                give_back = sessions.give
+                over = True
             finally:
                 del pin
-                give_back(session)
+                if begun and not over:
+                    self._discard(sessions, session)
+                else:
+                    sessions.give(session)
         return signature
 
-    def _discard(self, session: int) -> None:
-        """Close a session; with the last one the login ends."""
-        if self._sessions.discard(session) == 0:
+    def _discard(self, sessions: SessionPool, session: int) -> None:
+        """Close a session, of no more use with an operation that broke off; with the last one the login ends."""
+        if sessions.discard(session) == 0:
             self.login_state.forget()
 
     def refresh(self) -> None:
