@@ -39,6 +39,8 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
         module: as in :func:`tokenauth.create_context`.
         choose: as in :func:`tokenauth.create_context`.
         allow_final_try: as in :func:`tokenauth.create_context`.
+        forget_after: as in :func:`tokenauth.create_context`.
+        isolate: as in :func:`tokenauth.create_context`.
         **settings: as in :class:`requests.adapters.HTTPAdapter`.
     """
 
@@ -50,6 +52,8 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
         module: str | None = None,
         choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None = None,
         allow_final_try: bool = False,
+        forget_after: float | None = None,
+        isolate: bool | None = None,
         **settings: Any,
     ) -> None:
         self._own = uri_or_context if isinstance(uri_or_context, ssl.SSLContext) else None
@@ -59,6 +63,8 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
             "module": module,
             "choose": choose,
             "allow_final_try": allow_final_try,
+            "forget_after": forget_after,
+            "isolate": isolate,
         }
         self._contexts: dict[str | bool, ssl.SSLContext] = {}
         self._lock = threading.Lock()
@@ -117,6 +123,8 @@ class Session(requests.Session):
         verify: as in requests: True, False, or the path of a CA bundle.
         choose: as in :func:`tokenauth.create_context`.
         allow_final_try: as in :func:`tokenauth.create_context`.
+        forget_after: as in :func:`tokenauth.create_context`.
+        isolate: as in :func:`tokenauth.create_context`.
 
     Raises:
         as :func:`tokenauth.create_context`. A failed handshake arrives as requests' ``SSLError``, whose text tells
@@ -132,11 +140,21 @@ class Session(requests.Session):
         verify: bool | str = True,
         choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None = None,
         allow_final_try: bool = False,
+        forget_after: float | None = None,
+        isolate: bool | None = None,
     ) -> None:
         super().__init__()
         self.verify = verify
         pin = as_source(pin)
-        adapter = TokenAdapter(uri, pin=pin, module=module, choose=choose, allow_final_try=allow_final_try)
+        adapter = TokenAdapter(
+            uri,
+            pin=pin,
+            module=module,
+            choose=choose,
+            allow_final_try=allow_final_try,
+            forget_after=forget_after,
+            isolate=isolate,
+        )
         self.mount("https://", adapter)
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:

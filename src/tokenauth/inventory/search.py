@@ -58,25 +58,35 @@ def as_uri(uri: str | TokenURI) -> TokenURI:
     return uri if isinstance(uri, TokenURI) else TokenURI.from_user(uri)
 
 
-def credentials_for(pin: str | PinSource | None, uri: TokenURI, *, allow_final_try: bool = False) -> Credentials:
+def credentials_for(
+    pin: str | PinSource | None, uri: TokenURI, *, allow_final_try: bool = False, forget_after: float | None = None
+) -> Credentials:
     """Who is asked for the PIN: what the caller gave, or else what the URI names."""
-    return Credentials(as_source(pin) or from_uri(uri), allow_final_try=allow_final_try)
+    source = as_source(pin) or from_uri(uri)
+    return Credentials(source, allow_final_try=allow_final_try, forget_after=forget_after)
 
 
-def take_inventory(uri: TokenURI, *, module: str | None = None, credentials: Credentials | None = None) -> Inventory:
+def take_inventory(
+    uri: TokenURI,
+    *,
+    module: str | None = None,
+    credentials: Credentials | None = None,
+    isolate: bool | None = None,
+) -> Inventory:
     """Look at all tokens that a URI selects, and at the identities on them that it selects. Never logs in.
 
     Args:
         uri: selects tokens and identities.
         module: path of the only PKCS#11 module to look at.
         credentials: for later use of the identities' keys; None: what the URI says.
+        isolate: run modules in child processes; None: what ``TOKENAUTH_ISOLATE`` says.
 
     Raises:
         ModuleError: a module that was asked for by name does not load, or there is none at all.
     """
     failures: list[TokenAuthError] = []
     entries: list[TokenEntry] = []
-    modules = list(_modules(uri, module, failures))
+    modules = list(_modules(uri, module, isolate, failures))
     credentials = credentials or credentials_for(None, uri)
     for loaded in modules:
         if not uri.matches_library(loaded.info):
@@ -91,7 +101,9 @@ def take_inventory(uri: TokenURI, *, module: str | None = None, credentials: Cre
     return Inventory(tuple(entries), tuple(failures), len(modules))
 
 
-def _modules(uri: TokenURI, module: str | None, failures: list[TokenAuthError]) -> Iterator[Module]:
+def _modules(
+    uri: TokenURI, module: str | None, isolate: bool | None, failures: list[TokenAuthError]
+) -> Iterator[Module]:
     named = module or uri.module_path
     candidates = discover(named, module_name=uri.module_name)
     if not candidates:
@@ -101,7 +113,7 @@ def _modules(uri: TokenURI, module: str | None, failures: list[TokenAuthError]) 
         )
     for candidate in candidates:
         try:
-            yield load_module(candidate.path)
+            yield load_module(candidate.path, isolate=isolate)
         except ModuleError as error:
             if len(candidates) == 1:
                 raise
@@ -155,12 +167,15 @@ def _is_authority(certificate: CertificateObject) -> bool:
         return False
 
 
-def identities(uri: str | TokenURI = "pkcs11:", *, module: str | None = None) -> list[Identity]:
+def identities(
+    uri: str | TokenURI = "pkcs11:", *, module: str | None = None, isolate: bool | None = None
+) -> list[Identity]:
     """The identities that a URI selects, on all tokens of all modules. Never logs in.
 
     Args:
         uri: a ``pkcs11:`` URI (RFC 7512); a bare word is a token's label.
         module: path of the only PKCS#11 module to look at.
+        isolate: as in :func:`tokenauth.create_context`.
 
     Returns:
         Possibly none. The same identity seen through two modules is there once.
@@ -169,7 +184,7 @@ def identities(uri: str | TokenURI = "pkcs11:", *, module: str | None = None) ->
         InvalidURI: the URI is wrong.
         ModuleError: there is no module, or the one asked for does not load.
     """
-    return distinct(take_inventory(as_uri(uri), module=module))
+    return distinct(take_inventory(as_uri(uri), module=module, isolate=isolate))
 
 
 def distinct(inventory: Inventory) -> list[Identity]:
@@ -187,6 +202,8 @@ def identity(
     pin: str | PinSource | None = None,
     module: str | None = None,
     allow_final_try: bool = False,
+    forget_after: float | None = None,
+    isolate: bool | None = None,
 ) -> Identity:
     """The one identity that a URI selects. Does not log in; the first signature of its key does.
 
@@ -196,6 +213,8 @@ def identity(
             ``pin-value`` says, and nothing is asked.
         module: path of the only PKCS#11 module to look at.
         allow_final_try: the token's last PIN try may be spent.
+        forget_after: as in :func:`tokenauth.create_context`.
+        isolate: as in :func:`tokenauth.create_context`.
 
     Raises:
         InvalidURI: the URI is wrong.
@@ -206,8 +225,8 @@ def identity(
     """
     pin = as_source(pin)
     parsed = as_uri(uri)
-    credentials = credentials_for(pin, parsed, allow_final_try=allow_final_try)
-    found = require_some(take_inventory(parsed, module=module, credentials=credentials), parsed)
+    credentials = credentials_for(pin, parsed, allow_final_try=allow_final_try, forget_after=forget_after)
+    found = require_some(take_inventory(parsed, module=module, credentials=credentials, isolate=isolate), parsed)
     if len(found) > 1:
         raise AmbiguousIdentity(
             f"{parsed.without_pin()} selects {len(found)} identities", [candidate.uri for candidate in found]

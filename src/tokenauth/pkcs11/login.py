@@ -38,11 +38,13 @@ class Credentials(Record):
         source: gives the PIN; None where nothing may be asked.
         reason: what the login is for, as in "to authenticate to api.example".
         allow_final_try: the token's last try may be spent.
+        forget_after: seconds after its last use at which the login ends; None for never.
     """
 
     source: PinSource | None
     reason: str = ""
     allow_final_try: bool = False
+    forget_after: float | None = None
 
     def __repr__(self) -> str:
         return f"Credentials(reason={self.reason!r})"

@@ -197,11 +197,12 @@ _loaded: dict[str, Module] = {}
 _loading = threading.Lock()
 
 
-def load_module(path: str) -> Module:
+def load_module(path: str, *, isolate: bool | None = None) -> Module:
     """Load a module, or give the one that is loaded already.
 
     Args:
         path: the module's file; the same file under two names is one module.
+        isolate: run it in a child process; None: what ``TOKENAUTH_ISOLATE`` says.
 
     Raises:
         ModuleError: the file is missing, is no PKCS#11 module, or can not be initialised.

@@ -35,6 +35,8 @@ def create_context(
     server_side: bool = False,
     choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None = None,
     allow_final_try: bool = False,
+    forget_after: float | None = None,
+    isolate: bool | None = None,
 ) -> ssl.SSLContext:
     """Make an :class:`ssl.SSLContext` that authenticates with a key in a token.
 
@@ -54,6 +56,10 @@ def create_context(
         choose: called with the identities that all suit a server, and with its request, when there are several;
             returns one of them, or None to send no certificate. Without it several are an error.
         allow_final_try: the token's last PIN try may be spent; without it that is refused.
+        forget_after: seconds after its last use at which a login ends, so that the next use asks for the PIN again;
+            None for never. The login is the process's: the shortest time that any user of it gave counts.
+        isolate: run the PKCS#11 module in a child process, so that a module that crashes or hangs costs an error and
+            not the program; needs p11-kit. None: what ``TOKENAUTH_ISOLATE`` says.
 
     Raises:
         InvalidURI: the URI is wrong.
@@ -64,7 +70,16 @@ def create_context(
     purpose = ssl.Purpose.CLIENT_AUTH if server_side else ssl.Purpose.SERVER_AUTH
     context = ssl.create_default_context(purpose, cafile=cafile, capath=capath, cadata=cadata)
     pin = as_source(pin)
-    configure(context, uri, pin=pin, module=module, choose=choose, allow_final_try=allow_final_try)
+    configure(
+        context,
+        uri,
+        pin=pin,
+        module=module,
+        choose=choose,
+        allow_final_try=allow_final_try,
+        forget_after=forget_after,
+        isolate=isolate,
+    )
     return context
 
 
@@ -76,6 +91,8 @@ def configure(
     module: str | None = None,
     choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None = None,
     allow_final_try: bool = False,
+    forget_after: float | None = None,
+    isolate: bool | None = None,
 ) -> None:
     """Make a context that exists already authenticate with a key in a token.
 
@@ -89,12 +106,24 @@ def configure(
         module: as in :func:`create_context`.
         choose: as in :func:`create_context`.
         allow_final_try: as in :func:`create_context`.
+        forget_after: as in :func:`create_context`.
+        isolate: as in :func:`create_context`.
 
     Raises:
         as :func:`create_context`.
     """
     pin = as_source(pin)
-    selector = Selector(wanted(uri, pin=pin, module=module, choose=choose, allow_final_try=allow_final_try))
+    selector = Selector(
+        wanted(
+            uri,
+            pin=pin,
+            module=module,
+            choose=choose,
+            allow_final_try=allow_final_try,
+            forget_after=forget_after,
+            isolate=isolate,
+        )
+    )
     configured: Any = context
     if context.protocol == ssl.PROTOCOL_TLS_SERVER:
         offer = _server_offer(selector)
@@ -113,6 +142,8 @@ def wanted(
     module: str | None = None,
     choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None = None,
     allow_final_try: bool = False,
+    forget_after: float | None = None,
+    isolate: bool | None = None,
 ) -> Wanted:
     """What a context is to choose from. No token is looked at yet; a module that is not there fails now.
 
@@ -124,7 +155,7 @@ def wanted(
     parsed = as_uri(uri.uri if isinstance(uri, Identity) else uri)
     if fixed is None:
         discover(module or parsed.module_path, module_name=parsed.module_name)
-    return Wanted(parsed, fixed, pin, module, choose, allow_final_try)
+    return Wanted(parsed, fixed, pin, module, choose, allow_final_try, forget_after, isolate)
 
 
 def _server_offer(selector: Selector) -> Offer:

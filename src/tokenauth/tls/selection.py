@@ -61,6 +61,8 @@ class Wanted(Record):
         module: path of the only PKCS#11 module to look at.
         choose: picks one of several that all suit a server; None means none.
         allow_final_try: the token's last PIN try may be spent.
+        forget_after: seconds after its last use at which a login ends; None for never.
+        isolate: run modules in child processes; None: what ``TOKENAUTH_ISOLATE`` says.
     """
 
     uri: TokenURI
@@ -69,11 +71,15 @@ class Wanted(Record):
     module: str | None
     choose: Callable[[list[Identity], CertificateRequest], Identity | None] | None
     allow_final_try: bool = False
+    forget_after: float | None = None
+    isolate: bool | None = None
 
     @property
     def credentials(self) -> Credentials:
         """For the logins."""
-        return credentials_for(self.pin, self.uri, allow_final_try=self.allow_final_try)
+        return credentials_for(
+            self.pin, self.uri, allow_final_try=self.allow_final_try, forget_after=self.forget_after
+        )
 
 
 class Selector(handshake.Responder):
@@ -115,7 +121,9 @@ class Selector(handshake.Responder):
             credentials = wanted.identity.credentials if wanted.pin is None else wanted.credentials
         else:
             credentials = wanted.credentials
-            inventory = take_inventory(wanted.uri, module=wanted.module, credentials=credentials)
+            inventory = take_inventory(
+                wanted.uri, module=wanted.module, credentials=credentials, isolate=wanted.isolate
+            )
             found = require_some(inventory, wanted.uri)
         offers, failures = [], []
         for identity in found:
