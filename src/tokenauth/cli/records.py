@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from tokenauth.inventory.identity import Identity
-    from tokenauth.inventory.search import TokenEntry
+    from tokenauth.inventory.survey import TokenEntry
 
 __all__ = ["identity_record", "token_record"]
 

@@ -13,7 +13,7 @@ from tokenauth.errors import ModuleError, TokenAuthError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tokenauth.inventory.search import TokenEntry
+    from tokenauth.inventory.survey import TokenEntry
     from tokenauth.pkcs11.discovery import ModuleCandidate
 
 __all__ = ["examine"]
@@ -105,7 +105,7 @@ def _check_module(candidate: ModuleCandidate) -> Finding:
 
 
 def _check_tokens(module: str | None) -> Iterator[Finding]:
-    from tokenauth.inventory.search import take_inventory
+    from tokenauth.inventory.survey import take_inventory
     from tokenauth.uri import TokenURI
 
     inventory = take_inventory(TokenURI(), module=module)

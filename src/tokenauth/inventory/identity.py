@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,17 @@ if TYPE_CHECKING:
     from tokenauth.pkcs11.mechanisms import KeyShape
     from tokenauth.pkcs11.tokens import Credentials, Token
 
-__all__ = ["Found", "Identity"]
+__all__ = ["FINGERPRINT", "Found", "Identity", "fingerprint"]
+
+#: The vendor attribute (RFC 7512 section 2.3) that tells apart certificates of the same label and ``CKA_ID``. It stands
+#: in the query, which programs that do not know it pass over; in the path they would have to find nothing.
+FINGERPRINT = "x-sha256"
+_FINGERPRINT_DIGITS = 16
+
+
+def fingerprint(certificate: bytes) -> bytes:
+    """The value of that attribute: the first digits of the SHA-256 of the certificate's DER, in lower case."""
+    return hashlib.sha256(certificate).hexdigest()[:_FINGERPRINT_DIGITS].encode()
 
 
 class Found(Record):
@@ -31,6 +42,7 @@ class Found(Record):
         private_key: the private key's object, if it shows.
         public_key: the public key's object, if there is one.
         others: the token's other certificates, DER.
+        has_double: label and ``CKA_ID`` are another certificate's as well.
     """
 
     token: Token
@@ -38,6 +50,7 @@ class Found(Record):
     private_key: KeyObject | None
     public_key: KeyObject | None
     others: tuple[bytes, ...]
+    has_double: bool = False
 
     @property
     def key(self) -> KeyObject | None:
@@ -94,7 +107,9 @@ class Identity:
         if not any(named.values()):
             named = {"manufacturer": info.manufacturer, "model": info.model, "slot_id": self._found.token.slot.id}
         named |= {"object": self.label, "id": self.id}
-        return str(TokenURI(**{name: value for name, value in named.items() if value not in {"", b""}}))
+        if self._found.has_double:
+            named["vendor_query"] = [(FINGERPRINT, fingerprint(self.certificate_der))]
+        return str(TokenURI(**{name: value for name, value in named.items() if value not in ("", b"")}))
 
     @cached_property
     def certificate(self) -> x509.Certificate:
@@ -164,8 +179,9 @@ class Identity:
     def _key_problems(self) -> list[str]:
         found, token = self._found, self._found.token
         if found.key is None:
-            visible = token.logged_in or not token.login_required
-            return ["its private key is not on the token"] if visible else []
+            if token.logged_in:
+                return ["its private key is not on the token"]
+            return [] if token.login_required else ["its private key does not show on the token"]
         problems = []
         halves = [half.public for half in (found.private_key, found.public_key) if half is not None and half.public]
         if halves and not carries(self.certificate_der, halves[0]):

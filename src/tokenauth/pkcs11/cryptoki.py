@@ -259,14 +259,20 @@ class Cryptoki:
         self._call("C_SignInit", session, structure, key)
 
     def sign(self, session: int, data: bytes) -> bytes:
-        """Finish a signature that :meth:`sign_init` began, in one call.
+        """Finish a signature that :meth:`sign_init` began, in one call if the module lets us.
 
         Args:
             session: the session's handle.
             data: what the mechanism takes: a digest, a DigestInfo, a padded block or the message.
         """
         length, room = c_ulong(_LARGEST_SIGNATURE), _Signature()
-        self._call("C_Sign", session, data, len(data), room, byref(length))
+        value = self._value("C_Sign", session, data, len(data), room, byref(length))
+        if value == rv.CKR_BUFFER_TOO_SMALL:  # some modules say so of any buffer until they were asked for the length
+            self._call("C_Sign", session, data, len(data), None, byref(length))
+            length.value = _LARGEST_SIGNATURE
+            value = self._value("C_Sign", session, data, len(data), room, byref(length))
+        if value:
+            raise ReturnValue(rv.name_of(value), "C_Sign")
         return ctypes.string_at(room, length.value)
 
 

@@ -6,11 +6,11 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenauth._records import Record
-from tokenauth.errors import IdentityNotFound, MechanismUnsupported, PinError, SigningFailed, TokenAuthError
+from tokenauth.errors import IdentityNotFound, MechanismUnsupported, SigningFailed, TokenAuthError
 from tokenauth.pkcs11.gate import renew_after_fork
-from tokenauth.pkcs11.mechanisms import KeyShape, Payload, SignatureScheme, Way, ways
+from tokenauth.pkcs11.mechanisms import KeyShape, Payload, SignatureScheme, Way, lists, ways
 from tokenauth.pkcs11.objects import KeyObject, carries, find_private_keys
-from tokenauth.pkcs11.returnvalues import ReturnValue, error_for
+from tokenauth.pkcs11.returnvalues import NOT_LOGGED_IN, ReturnValue, error_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,13 @@ _T = TypeVar("_T")
 
 #: What a token answers at ``C_SignInit`` when another way to the same signature may still work.
 _TRY_ANOTHER_WAY = {"CKR_MECHANISM_INVALID", "CKR_MECHANISM_PARAM_INVALID"}
+
+
+#: By whether only a digest was given: what may help when no mechanism leads to a signature.
+_NO_WAY_HINTS = {
+    False: "choose another key, or let the server offer other signature algorithms",
+    True: "give the message and not its digest if the token hashes by itself, or choose another key",
+}
 
 
 class KeyReference(Record):
@@ -56,6 +63,7 @@ class TokenKey:
         self.credentials = credentials
         self._found: Any = None
         self._generation = -1  # of the token, when the key was found
+        self._needs_login = False  # whatever the key and the token say of themselves
         self._lock = threading.Lock()
         renew_after_fork(self)
         self._ways: dict[SignatureScheme, Way] = {}  # what worked, so that the token is not asked again
@@ -88,14 +96,19 @@ class TokenKey:
         return self._twice(lambda: self._sign(scheme, payload, self._prepare("")))
 
     def _twice(self, attempt: Callable[[], _T]) -> _T:
-        """Try once more if the token was lost meanwhile and is there again; a PIN error is never such a reason."""
-        generation = self.token.generation
-        try:
-            return attempt()
-        except TokenAuthError as error:
-            if isinstance(error, PinError) or not self.token.lost(generation, error.ckr):
+        """Try once more if the token was lost meanwhile and is there again.
+
+        A token that asks for a login that it, or the key, said was not needed gets one at the second try.
+        """
+
+        def attempted() -> _T:
+            try:
+                return attempt()
+            except TokenAuthError as error:
+                self._needs_login = self._needs_login or error.ckr == NOT_LOGGED_IN
                 raise
-        return attempt()
+
+        return self.token.twice(attempted)
 
     def _sign(self, scheme: SignatureScheme, payload: Payload, key: KeyObject) -> bytes:
         known = self._ways.get(scheme)
@@ -117,8 +130,16 @@ class TokenKey:
         raise MechanismUnsupported(
             f"it makes no {wanted} with this {self.shape.type.upper()} key of {self.shape.bits} bits",
             token=self.token.label,
-            hint="choose another key, or let the server offer other signature algorithms",
+            hint=_NO_WAY_HINTS[payload.message is None],
         )
+
+    def lists(self, scheme: SignatureScheme) -> bool:
+        """Whether the token says that it makes such signatures with this key; it may do what it does not list.
+
+        Raises:
+            TokenAuthError: it does not answer.
+        """
+        return lists(scheme, self.shape, self.token.mechanisms())
 
     @property
     def ready(self) -> bool:
@@ -150,7 +171,7 @@ class TokenKey:
 
     def _find(self, reason: str) -> KeyObject:
         key = self._look()
-        if key is None or key.private:
+        if key is None or key.private or self._needs_login:
             self.token.login(self.credentials._replace(reason=reason) if reason else self.credentials)
             key = self._look()
         return self._checked(key)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from tokenauth._records import Record
 from tokenauth.pkcs11.cryptoki import Mechanism
 
-__all__ = ["SIGNING_MECHANISMS", "KeyShape", "MechanismInfo", "Payload", "SignatureScheme", "Way", "ways"]
+__all__ = ["SIGNING_MECHANISMS", "KeyShape", "MechanismInfo", "Payload", "SignatureScheme", "Way", "lists", "ways"]
 
 CKM_RSA_PKCS, CKM_RSA_X_509, CKM_RSA_PKCS_PSS = 0x1, 0x3, 0xD
 CKM_ECDSA, CKM_EDDSA = 0x1041, 0x1057
@@ -203,8 +203,27 @@ def ways(scheme: SignatureScheme, key: KeyShape, token: Mapping[int, MechanismIn
     Returns:
         An empty list if nothing can make such a signature.
     """
-    if scheme.digest and scheme.digest not in _HASHES:
-        return []
-    able = [way for way in _LADDERS[scheme.padding](scheme) if payload.message is not None or not way.needs_message]
-    listed = [way for way in able if (info := token.get(way.mechanism.number)) is not None and info.signs(key)]
+    able = [way for way in _ladder(scheme) if payload.message is not None or not way.needs_message]
+    listed = [way for way in able if _is_listed(way, key, token)]
     return listed + [way for way in able if way.mechanism.number not in token]
+
+
+def lists(scheme: SignatureScheme, key: KeyShape, token: Mapping[int, MechanismInfo]) -> bool:
+    """Whether a token says that it makes such signatures of messages; it may be able to without saying so.
+
+    Args:
+        scheme: the kind of signature.
+        key: the key's type and size.
+        token: the mechanisms that the token lists.
+    """
+    return any(_is_listed(way, key, token) for way in _ladder(scheme))
+
+
+def _ladder(scheme: SignatureScheme) -> list[Way]:
+    known = not scheme.digest or scheme.digest in _HASHES
+    return list(_LADDERS[scheme.padding](scheme)) if known else []
+
+
+def _is_listed(way: Way, key: KeyShape, token: Mapping[int, MechanismInfo]) -> bool:
+    info = token.get(way.mechanism.number)
+    return info is not None and info.signs(key)

@@ -23,7 +23,9 @@ from tokenauth.errors import (
 
 __all__ = ["CKR", "ReturnValue", "error_for", "name_of", "name_of_exception"]
 
+NOT_LOGGED_IN = "CKR_USER_NOT_LOGGED_IN"
 CKR_OK = 0x00
+CKR_BUFFER_TOO_SMALL = 0x150
 CKR_CRYPTOKI_ALREADY_INITIALIZED = 0x191
 CKR_VENDOR_DEFINED = 0x80000000
 

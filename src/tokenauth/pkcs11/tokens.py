@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tokenauth._records import Record
+from tokenauth.errors import PinError, TokenAuthError
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.pkcs11.login import Credentials, Login
 from tokenauth.pkcs11.mechanisms import SIGNING_MECHANISMS, MechanismInfo
-from tokenauth.pkcs11.returnvalues import ReturnValue, error_for
+from tokenauth.pkcs11.returnvalues import NOT_LOGGED_IN, ReturnValue, error_for
 from tokenauth.pkcs11.sessions import SessionPool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from tokenauth.pkcs11.cryptoki import Mechanism
     from tokenauth.pkcs11.modules import Module
     from tokenauth.uri import SlotInfo, TokenInfo
 
 __all__ = ["Credentials", "SlotReading", "Token"]
+
+_T = TypeVar("_T")
 
 # CK_TOKEN_INFO flags, PKCS #11 v3.1 section 3.2.
 _CKF_LOGIN_REQUIRED, _CKF_PROTECTED_AUTHENTICATION_PATH = 0x4, 0x100
@@ -250,6 +253,24 @@ class Token:
             self.cryptoki.logout(session)
         self.login_state.forget()
         self.generation += 1
+
+    def twice(self, attempt: Callable[[], _T]) -> _T:
+        """Do something with the token, and once more if the token was lost meanwhile and is there again.
+
+        A PIN error is never such a reason; that the login is gone is one.
+
+        Raises:
+            TokenRemoved: it is gone.
+            TokenAuthError: what the attempt raised.
+        """
+        generation = self.generation
+        try:
+            return attempt()
+        except TokenAuthError as error:
+            refused = isinstance(error, PinError) and error.ckr != NOT_LOGGED_IN
+            if refused or not self.lost(generation, error.ckr):
+                raise
+        return attempt()
 
     def lost(self, generation: int, ckr: str) -> bool:
         """After a failure: see whether the token is still, or again, there, and make ready to try once more.

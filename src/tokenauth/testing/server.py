@@ -48,8 +48,8 @@ class MTLSServer:
     Args:
         authority: issues the server's certificate, and is the one that client certificates must come from.
         client_auth: ``"required"``, ``"optional"`` (a client may have no certificate, but not a bad one) or ``"none"``.
-        minimum_version: the lowest TLS version to accept.
-        maximum_version: the highest TLS version to accept.
+        minimum_version: the lowest TLS version to accept; None: TLS 1.2, or what a context of yours says.
+        maximum_version: the highest TLS version to accept; None: TLS 1.3, or what a context of yours says.
         context: a server's context of yours, such as one whose key is in a token, instead of one with a new key; what
             it asks of clients is set by the other arguments.
 
@@ -70,8 +70,8 @@ class MTLSServer:
         authority: Authority,
         *,
         client_auth: str = "required",
-        minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
-        maximum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+        minimum_version: ssl.TLSVersion | None = None,
+        maximum_version: ssl.TLSVersion | None = None,
         context: ssl.SSLContext | None = None,
     ) -> None:
         if client_auth not in _CLIENT_AUTH:
@@ -83,7 +83,8 @@ class MTLSServer:
             context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
             context.load_verify_locations(cadata=authority.pem.decode("ascii"))
             context.verify_mode = _CLIENT_AUTH[client_auth]
-            context.minimum_version, context.maximum_version = minimum_version, maximum_version
+            context.minimum_version = minimum_version or context.minimum_version
+            context.maximum_version = maximum_version or context.maximum_version
             self.cafile = str(directory / "ca.pem")
             Path(self.cafile).write_bytes(authority.root.pem)
             self._server = _Server(context)

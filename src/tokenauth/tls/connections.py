@@ -30,6 +30,17 @@ class _Explains:
     #: The identity that this connection authenticated with; None while it has not.
     identity: Identity | None = None
 
+    @classmethod
+    def _create(cls, *args: Any, **kwargs: Any) -> Any:
+        """What ``SSLContext.wrap_socket`` and ``wrap_bio`` make a connection with: the last moment before it is made.
+
+        The context can still be limited to what the token can sign; the connection takes that over.
+        """
+        context: Any = kwargs["context"]
+        if not kwargs.get("server_side"):
+            context._tokenauth.prepare()
+        return super()._create(*args, **kwargs)  # type: ignore[misc]
+
     def do_handshake(self, *args: Any, **kwargs: Any) -> None:
         """As in ``ssl``.
 

@@ -122,7 +122,8 @@ def configure(
             allow_final_try=allow_final_try,
             forget_after=forget_after,
             isolate=isolate,
-        )
+        ),
+        context,
     )
     configured: Any = context
     if context.protocol == ssl.PROTOCOL_TLS_SERVER:
@@ -170,6 +171,7 @@ def _server_offer(selector: Selector) -> Offer:
     if len(fit) > 1:
         raise AmbiguousIdentity(f"{shown} selects {len(fit)} servers' identities", [o.identity.uri for o in fit])
     fit[0].key.prepare("to start the server")
+    selector.limit(fit)
     return fit[0]
 
 

@@ -11,6 +11,7 @@ from tokenauth.pkcs11.keys import ecdsa_der
 from tokenauth.pkcs11.mechanisms import KeyShape, SignatureScheme
 from tokenauth.tls.openssl.provider import TokenPKey
 from tokenauth.tls.openssl.x509 import Certificate, Stack
+from tokenauth.tls.schemes import SCHEMES, schemes_of
 
 if TYPE_CHECKING:
     from tokenauth.inventory.identity import Identity
@@ -71,6 +72,12 @@ class Offer:
     def issuers(self) -> frozenset[bytes]:
         """The names, DER, of all that issued the certificate or a certificate of its chain."""
         return frozenset(certificate.issuer for certificate in (self.certificate, *self.chain))
+
+    @cached_property
+    def schemes(self) -> frozenset[int]:
+        """The numbers of the TLS signature schemes that the token makes with the key; all if it lists none."""
+        every = schemes_of(self.key.shape, modern=False)
+        return frozenset(number for number in every if self.key.lists(SCHEMES[number].scheme)) or every
 
     @cached_property
     def stack(self) -> Stack:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tokenauth._records import Record
 from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, TokenAuthError
-from tokenauth.inventory.search import credentials_for, require_some, take_inventory
+from tokenauth.inventory.search import credentials_for, find_identities
+from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.tls import exchange
 from tokenauth.tls.offers import Offer
 from tokenauth.tls.openssl import handshake
+from tokenauth.tls.schemes import SCHEMES, Limiter, schemes_of
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from tokenauth.inventory.identity import Identity
@@ -25,14 +29,6 @@ __all__ = ["CertificateRequest", "Selector", "Wanted"]
 _TLS_1_3 = 0x0304
 _MOST_ANSWERS = 256
 _UNDECIDED = object()
-#: Signature schemes (RFC 8446 section 4.2.3) that a kind of key can make; in TLS 1.3, and besides in TLS 1.2.
-_SCHEMES = {
-    "rsa": ({0x0804, 0x0805, 0x0806}, {0x0201, 0x0301, 0x0401, 0x0501, 0x0601}),
-    "ec": ({0x0403, 0x0503, 0x0603}, {0x0203, 0x0303}),
-    "ed25519": ({0x0807}, set()),
-}
-#: In TLS 1.3 a curve goes with one hash only.
-_EC_SCHEMES_1_3 = {256: 0x0403, 384: 0x0503, 521: 0x0603}
 
 
 class CertificateRequest(Record):
@@ -77,9 +73,7 @@ class Wanted(Record):
     @property
     def credentials(self) -> Credentials:
         """For the logins."""
-        return credentials_for(
-            self.pin, self.uri, allow_final_try=self.allow_final_try, forget_after=self.forget_after
-        )
+        return credentials_for(self.pin, self.uri, allow_final_try=self.allow_final_try, forget_after=self.forget_after)
 
 
 class Selector(handshake.Responder):
@@ -89,42 +83,76 @@ class Selector(handshake.Responder):
 
     Args:
         wanted: what to choose from.
+        context: whose connections it answers on.
     """
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Wanted, context: ssl.SSLContext) -> None:
         self.wanted = wanted
+        self._limiter = Limiter(context)
+        self._prepared = False
         self._offers: list[Offer] | None = None
         self._answers: dict[tuple[str, tuple[bytes, ...]], Offer | object | None] = {}
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: whoever held the locks is not there any more."""
         self._lock = threading.Lock()
+        self._preparing = threading.Lock()
 
     def forget(self) -> None:
         """Look at the tokens anew when the next server asks."""
         with self._lock:
             self._offers = None
+            self._prepared = False
             self._answers.clear()
 
-    def offers(self) -> list[Offer]:
+    def prepare(self) -> None:
+        """Before a connection begins: keep it to what the tokens can sign, see :class:`~tokenauth.tls.schemes.Limiter`.
+
+        For that the tokens are looked at once, without a login. That none is there is no error yet: this server may
+        not ask for a certificate.
+        """
+        if self._prepared:
+            return
+        with self._preparing:
+            if not self._prepared:
+                with suppress(TokenAuthError):
+                    self.limit(self.offers(may_login=False))
+                self._prepared = True
+
+    def limit(self, offers: list[Offer]) -> None:
+        """Keep the context to what the tokens of some identities can sign.
+
+        Raises:
+            TokenAuthError: a token does not answer.
+        """
+        self._limiter.limit((offer.key.shape, offer.schemes) for offer in offers)
+
+    def offers(self, *, may_login: bool = True) -> list[Offer]:
         """The identities to choose from; one that OpenSSL can not take counts only if there is no other.
+
+        Args:
+            may_login: log in to a token that shows no certificate before that.
 
         Raises:
             TokenAuthError: there is none.
         """
         with self._lock:
             if self._offers is None:
-                self._offers = self._look()
+                self._offers = self._look(may_login=may_login)
             return self._offers
 
-    def _look(self) -> list[Offer]:
+    def _look(self, *, may_login: bool) -> list[Offer]:
         wanted = self.wanted
         if wanted.identity is not None:
             found = [wanted.identity]
             credentials = wanted.identity.credentials if wanted.pin is None else wanted.credentials
         else:
             credentials = wanted.credentials
-            inventory = take_inventory(
-                wanted.uri, module=wanted.module, credentials=credentials, isolate=wanted.isolate
+            found = find_identities(
+                wanted.uri, credentials, module=wanted.module, isolate=wanted.isolate, may_login=may_login
             )
-            found = require_some(inventory, wanted.uri)
         offers, failures = [], []
         for identity in found:
             try:
@@ -211,17 +239,22 @@ def _misfit(offer: Offer, request: CertificateRequest) -> str:
             lambda: f"the server accepts no certificate issued by {offer.identity.certificate.issuer.rfc4514_string()}",
         ),
         (
-            lambda: _shares_scheme(offer, request),
+            lambda: bool(_common_schemes(offer, request)),
             lambda: f"the server takes no signature of its {offer.key.shape.type.upper()} key",
+        ),
+        (
+            lambda: bool(_common_schemes(offer, request) & offer.schemes),
+            lambda: (
+                "its token makes none of the signatures that the server takes ("
+                + ", ".join(sorted(SCHEMES[number].name for number in _common_schemes(offer, request)))
+                + ")"
+            ),
         ),
     )
     return next((explain() for suits, explain in checks if not suits()), "")
 
 
-def _shares_scheme(offer: Offer, request: CertificateRequest) -> bool:
-    modern, older = _SCHEMES[offer.key.shape.type]
-    if request.version < _TLS_1_3:
-        return not request.schemes or bool(request.schemes & (modern | older))
-    if offer.key.shape.type == "ec":
-        return _EC_SCHEMES_1_3.get(offer.key.shape.bits) in request.schemes
-    return bool(request.schemes & modern)
+def _common_schemes(offer: Offer, request: CertificateRequest) -> frozenset[int]:
+    """What the server takes of what such a key can sign, whatever its token can do."""
+    possible = schemes_of(offer.key.shape, modern=request.version >= _TLS_1_3)
+    return possible & request.schemes if request.schemes else possible

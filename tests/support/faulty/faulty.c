@@ -68,6 +68,7 @@ _Static_assert(sizeof(CK_ULONG) == 8, "handles keep an epoch above 32 bits");
   NUMBER(pin_pad)                 /* CKF_PROTECTED_AUTHENTICATION_PATH; a PIN of NULL is pad_pin */             \
   NUMBER(always_auth)             /* CKA_ALWAYS_AUTHENTICATE of private keys */                                 \
   NUMBER(no_id)                   /* CKA_ID is empty */                                                         \
+  NUMBER(hashed_ecdsa)            /* the token has CKM_ECDSA_SHA1 to _SHA512, which SoftHSM has not */          \
   NUMBER(raw_ec_point)            /* CKA_EC_POINT is not wrapped in an OCTET STRING */                          \
   NUMBER(hide_public)             /* public keys do not show */                                                 \
   NUMBER(hide_certs_before_login) /* certificates show after a login only */                                    \
@@ -174,6 +175,7 @@ struct session {
   bool pin_due;       /* the key that the signature was begun with asks for the PIN */
   bool length_asked;  /* of the signature begun */
   bool finds_nothing; /* the search begun */
+  CK_MECHANISM_TYPE digest; /* CKM_SHA...: of what is to be signed, which we make; 0: none */
 };
 
 static char control_path[4096], state_path[4096], softhsm_path[4096];
@@ -623,6 +625,13 @@ ENTRY(C_GetTokenInfo, (CK_SLOT_ID slot, CK_TOKEN_INFO *info), (slot, info)) {
   return CKR_OK;
 }
 
+/* CKM_ECDSA_SHA...: the digest that belongs to it, and 0 for other mechanisms. */
+static CK_MECHANISM_TYPE digest_of(CK_MECHANISM_TYPE number) {
+  static const CK_MECHANISM_TYPE digests[] = {CKM_SHA_1, CKM_SHA224, CKM_SHA256, CKM_SHA384, CKM_SHA512};
+  bool known = control->hashed_ecdsa && number >= CKM_ECDSA_SHA1 && number <= CKM_ECDSA_SHA512;
+  return known ? digests[number - CKM_ECDSA_SHA1] : 0;
+}
+
 static bool has_mechanism(CK_MECHANISM_TYPE number) {
   const struct control *now = control;
   return !lists(&now->hide, number) && (!now->only.count || lists(&now->only, number));
@@ -636,13 +645,16 @@ ENTRY(C_GetMechanismList, (CK_SLOT_ID slot, CK_MECHANISM_TYPE *list, CK_ULONG *c
   CHECK(real->C_GetMechanismList(inner, all, &found));
   for (CK_ULONG at = 0; at < found; at++)
     if (has_mechanism(all[at]) && !lists(&control->unlisted, all[at])) all[size++] = all[at];
+  for (CK_MECHANISM_TYPE number = CKM_ECDSA_SHA1; number <= CKM_ECDSA_SHA512; number++)
+    if (digest_of(number) && has_mechanism(number)) all[size++] = number;
   return give_list(all, size, list, count);
 }
 
 ENTRY(C_GetMechanismInfo, (CK_SLOT_ID slot, CK_MECHANISM_TYPE type, CK_MECHANISM_INFO *info), (slot, type, info)) {
   CK_SLOT_ID inner;
   CHECK(slot_in(slot, &inner));
-  return has_mechanism(type) ? real->C_GetMechanismInfo(inner, type, info) : CKR_MECHANISM_INVALID;
+  if (!has_mechanism(type)) return CKR_MECHANISM_INVALID;
+  return real->C_GetMechanismInfo(inner, digest_of(type) ? CKM_ECDSA : type, info);
 }
 
 ENTRY(C_InitToken, (CK_SLOT_ID slot, CK_BYTE *pin, CK_ULONG size, CK_BYTE *label), (slot, pin, size, label)) {
@@ -901,10 +913,24 @@ static void end_signature(const struct session *session, CK_BYTE *data, CK_ULONG
 ENTRY(C_SignInit, (CK_SESSION_HANDLE handle, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key), (handle, mechanism, key)) {
   SESSION(handle)
   if (mechanism && !has_mechanism(mechanism->mechanism)) return CKR_MECHANISM_INVALID;
-  CHECK(real->C_SignInit(session->real, mechanism, object_in(key)));
+  CK_MECHANISM_TYPE digest = mechanism ? digest_of(mechanism->mechanism) : 0;
+  CHECK(real->C_SignInit(session->real, digest ? &(CK_MECHANISM){.mechanism = CKM_ECDSA} : mechanism, object_in(key)));
+  session->digest = digest;
   session->pin_due = control->always_auth;
   session->length_asked = false;
   return CKR_OK;
+}
+
+/* In a session of its own, for there is one operation in a session. */
+static CK_RV make_digest(CK_MECHANISM_TYPE digest, CK_BYTE *data, CK_ULONG size, CK_BYTE *into, CK_ULONG *length) {
+  CK_SESSION_HANDLE opened;
+  CK_SLOT_ID slot;
+  CHECK(softhsm_slot(&slot));
+  CHECK(real->C_OpenSession(slot, CKF_SERIAL_SESSION, NULL, NULL, &opened));
+  CK_RV value = real->C_DigestInit(opened, &(CK_MECHANISM){.mechanism = digest});
+  if (value == CKR_OK) value = real->C_Digest(opened, data, size, into, length);
+  real->C_CloseSession(opened);
+  return value;
 }
 
 ENTRY(C_Sign, (CK_SESSION_HANDLE handle, CK_BYTE *data, CK_ULONG size, CK_BYTE *signature, CK_ULONG *length),
@@ -915,6 +941,13 @@ ENTRY(C_Sign, (CK_SESSION_HANDLE handle, CK_BYTE *data, CK_ULONG size, CK_BYTE *
     end_signature(session, data, size);
     session->pin_due = false;
     return CKR_USER_NOT_LOGGED_IN;
+  }
+  CK_BYTE digest[64];
+  if (session->digest) {
+    CK_ULONG made = sizeof digest;
+    CHECK(make_digest(session->digest, data, size, digest, &made));
+    data = digest;
+    size = made;
   }
   if (signature && now->sign_needs_query && !session->length_asked) {
     CHECK(real->C_Sign(session->real, data, size, NULL, length));

@@ -11,7 +11,7 @@ from tokenauth.cli.options import URI, json_option, module_option, verbose_optio
 from tokenauth.errors import IdentityNotFound, ModuleError, TokenNotFound
 
 if TYPE_CHECKING:
-    from tokenauth.inventory.search import Inventory
+    from tokenauth.inventory.survey import Inventory
     from tokenauth.uri import TokenURI
 
 __all__ = ["command"]
@@ -28,7 +28,7 @@ def command(uri: TokenURI, as_json: bool, module: str | None) -> None:
     An identity is a certificate with its private key. Each is shown with the URI that selects it and no other. Nothing
     is logged in to. URI narrows the list; a bare word is a token's label.
     """
-    from tokenauth.inventory.search import take_inventory
+    from tokenauth.inventory.survey import take_inventory
 
     try:
         inventory = take_inventory(uri, module=module)

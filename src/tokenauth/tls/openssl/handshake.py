@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import ssl
 import weakref
 from ctypes import CFUNCTYPE, byref, c_int, c_void_p
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,25 @@ from tokenauth.tls.openssl.library import openssl
 from tokenauth.tls.openssl.x509 import name_der
 
 if TYPE_CHECKING:
-    import ssl
+    from collections.abc import Iterable
 
     from tokenauth.tls.openssl.provider import TokenPKey
     from tokenauth.tls.openssl.x509 import Certificate, Stack
 
-__all__ = ["Responder", "authorities", "host", "respond_with", "schemes", "use", "use_in_context", "version"]
+__all__ = [
+    "Responder",
+    "authorities",
+    "host",
+    "limit_own_schemes",
+    "respond_with",
+    "schemes",
+    "use",
+    "use_in_context",
+    "version",
+]
 
 _HOST_NAME = 0  # TLSEXT_NAMETYPE_host_name
+_SET_SIGALGS_LIST, _SET_CLIENT_SIGALGS_LIST = 98, 102  # SSL_CTRL_..., openssl/ssl.h
 
 
 class Responder:
@@ -90,6 +102,25 @@ def use_in_context(context: ssl.SSLContext, certificate: Certificate, key: Token
         UnsupportedOpenSSL: OpenSSL does not take them.
     """
     _put(openssl().SSL_CTX_use_cert_and_key, openssl().pointer(context), certificate, key, chain)
+
+
+def limit_own_schemes(context: ssl.SSLContext, own: Iterable[str], peers: Iterable[str]) -> None:
+    """Say which signatures the key of this side makes; what the other side may sign with stays as wide as it is.
+
+    A client's list is that of "client" signatures alone. A server's general list is about both sides, so that the one
+    for the clients has to be widened again (SSL_CTX_set1_sigalgs, SSL_CTX_set1_client_sigalgs).
+
+    Args:
+        context: the context.
+        own: names of TLS signature schemes, as OpenSSL spells them.
+        peers: those that a server accepts from clients.
+    """
+    lib, address = openssl(), openssl().pointer(context)
+    server = context.protocol == ssl.PROTOCOL_TLS_SERVER
+    lists = {_SET_SIGALGS_LIST: own, _SET_CLIENT_SIGALGS_LIST: peers} if server else {_SET_CLIENT_SIGALGS_LIST: own}
+    for command, names in lists.items():
+        if not lib.SSL_CTX_ctrl(address, command, 0, ":".join(names).encode()):
+            raise UnsupportedOpenSSL(f"OpenSSL does not take a list of signature algorithms: {lib.errors()}")
 
 
 def _put(function: Any, target: int, certificate: Certificate, key: TokenPKey, chain: Stack) -> None:

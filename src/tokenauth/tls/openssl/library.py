@@ -73,6 +73,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     # contexts and connections
     "SSL_CTX_get_options": (c_uint64, (c_void_p,)),
     "SSL_CTX_get_verify_mode": (c_int, (c_void_p,)),
+    "SSL_CTX_ctrl": (c_long, (c_void_p, c_int, c_long, c_char_p)),
     "SSL_CTX_set_cert_cb": (None, (c_void_p, c_void_p, c_void_p)),
     "SSL_get_servername": (c_char_p, (c_void_p, c_int)),
     "SSL_get0_peer_CA_list": (c_void_p, (c_void_p,)),
