@@ -6,6 +6,8 @@ serves asyncio and everything else that brings its own transport.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TokenSSLObject", "TokenSSLSocket"]
 
+#: The header of an encrypted alert in TLS 1.3: two bytes, their type and a tag of 16 bytes, in what all records are
+#: from outside, "application data" of "TLS 1.2" (RFC 8446 section 5.2).
+_ALERT = bytes([23, 3, 3, 0, 2 + 1 + 16])
+#: What sending fails with when the peer has closed.
+_BROKEN = (ssl.SSLEOFError, ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
 _TRY_AGAIN = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -98,6 +105,29 @@ class _Explains:
 
 class TokenSSLSocket(_Explains, ssl.SSLSocket):
     """A socket of a context that authenticates with a token."""
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """As in ``ssl``; :meth:`sendall` comes here, too.
+
+        In TLS 1.3 a server may refuse the certificate, and close, while the client is sending already. Then sending
+        fails for no reason; the alert with the reason has arrived before.
+
+        Raises:
+            HandshakeFailed: the peer refused; it is an :class:`ssl.SSLError`.
+        """
+        try:
+            return super().send(data, flags)
+        except _BROKEN:
+            if self._alert_waits():
+                with contextlib.suppress(*_BROKEN):
+                    self.read(1)
+            raise
+
+    def _alert_waits(self) -> bool:
+        """Whether the next record that the peer sent can only be an alert, so that reading it loses no data."""
+        with contextlib.suppress(OSError):
+            return socket.socket.recv(self, len(_ALERT), socket.MSG_PEEK) == _ALERT
+        return False
 
 
 class TokenSSLObject(_Explains, ssl.SSLObject):

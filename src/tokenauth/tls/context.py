@@ -41,7 +41,8 @@ def create_context(
     """Make an :class:`ssl.SSLContext` that authenticates with a key in a token.
 
     A client's context verifies the server and its name exactly as :func:`ssl.create_default_context` does. It looks
-    at tokens, asks for a PIN and signs only when a server asks for a certificate.
+    at tokens before its first connection, and logs in and signs only when a server asks for a certificate. With a
+    token that can not sign what TLS 1.3 wants it speaks TLS 1.2 at most.
 
     Args:
         uri: a ``pkcs11:`` URI (RFC 7512) that selects the identities to choose from; a bare word is a token's
