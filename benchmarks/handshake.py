@@ -137,7 +137,7 @@ def rate(handshake, threads: int, seconds: float) -> float:
 def contexts(token: SoftToken, identity: tokenauth.Identity, pair: Path, cafile: str) -> dict[str, ssl.SSLContext]:
     made = {
         "file key": ssl.create_default_context(cafile=cafile),
-        "tokenauth": tokenauth.create_context(identity.uri, pin=token.pin, cafile=cafile),
+        "tokenauth": tokenauth.create_context(identity.uri, pin=token.pin, cafile=cafile, reuse_sessions=False),
     }
     made["file key"].load_cert_chain(pair)
     try:

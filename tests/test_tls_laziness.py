@@ -35,8 +35,8 @@ def asked(logged_out) -> Asked:
     return Asked(logged_out.pin)
 
 
-def context_for(token, asked, cafile, version=None):
-    context = tokenauth.create_context(token.uri, pin=asked, module=token.module, cafile=cafile)
+def context_for(token, asked, cafile, version=None, **more):
+    context = tokenauth.create_context(token.uri, pin=asked, module=token.module, cafile=cafile, **more)
     if version is not None:
         context.minimum_version = context.maximum_version = version
     return context
@@ -104,7 +104,7 @@ def test_requests_says_so_too(logged_out, asked, tmp_path):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_server_that_asks_costs_one_login_and_one_signature(logged_out, asked, server, version):
     calls = counting.since()
-    context = context_for(logged_out, asked, server.cafile, version)
+    context = context_for(logged_out, asked, server.cafile, version, reuse_sessions=False)
     assert b"CN=client" in fetch(context, server.port)
     assert (calls.logins, calls["C_SignInit"], calls.signatures) == (1, 1, 1)
     assert b"CN=client" in fetch(context, server.port)

@@ -20,7 +20,7 @@ from tokenauth.pin import Env
 
 def main(uri: str, variable: str, port: int, cafile: str, threads: int, handshakes: int, mode: str) -> int:
     def make() -> Any:
-        return tokenauth.create_context(uri, pin=Env(variable), cafile=cafile)
+        return tokenauth.create_context(uri, pin=Env(variable), cafile=cafile, reuse_sessions=False)
 
     shared = make()
     done = [0] * threads

@@ -41,6 +41,7 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
         allow_final_try: as in :func:`tokenauth.create_context`.
         forget_after: as in :func:`tokenauth.create_context`.
         isolate: as in :func:`tokenauth.create_context`.
+        reuse_sessions: as in :func:`tokenauth.create_context`.
         **settings: as in :class:`requests.adapters.HTTPAdapter`.
     """
 
@@ -54,6 +55,7 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
         allow_final_try: bool = False,
         forget_after: float | None = None,
         isolate: bool | None = None,
+        reuse_sessions: bool = True,
         **settings: Any,
     ) -> None:
         self._own = uri_or_context if isinstance(uri_or_context, ssl.SSLContext) else None
@@ -65,6 +67,7 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
             "allow_final_try": allow_final_try,
             "forget_after": forget_after,
             "isolate": isolate,
+            "reuse_sessions": reuse_sessions,
         }
         self._contexts: dict[str | bool, ssl.SSLContext] = {}
         self._lock = threading.Lock()
@@ -125,6 +128,7 @@ class Session(requests.Session):
         allow_final_try: as in :func:`tokenauth.create_context`.
         forget_after: as in :func:`tokenauth.create_context`.
         isolate: as in :func:`tokenauth.create_context`.
+        reuse_sessions: as in :func:`tokenauth.create_context`.
 
     Raises:
         as :func:`tokenauth.create_context`. A failed handshake arrives as requests' ``SSLError``, whose text tells
@@ -142,6 +146,7 @@ class Session(requests.Session):
         allow_final_try: bool = False,
         forget_after: float | None = None,
         isolate: bool | None = None,
+        reuse_sessions: bool = True,
     ) -> None:
         super().__init__()
         self.verify = verify
@@ -154,6 +159,7 @@ class Session(requests.Session):
             allow_final_try=allow_final_try,
             forget_after=forget_after,
             isolate=isolate,
+            reuse_sessions=reuse_sessions,
         )
         self.mount("https://", adapter)
 

@@ -186,6 +186,12 @@ class Cryptoki:
         self._call("C_OpenSession", slot, _CKF_SERIAL_SESSION, None, None, byref(handle))
         return handle.value
 
+    def session_state(self, session: int) -> int:
+        """A session's ``CK_STATE``: whether it is read-only, and who is logged in."""
+        info = structures.SessionInfo()
+        self._call("C_GetSessionInfo", session, byref(info))
+        return int(info.state)
+
     def close_session(self, session: int) -> None:
         """Close a session; with the token's last one of this process its login ends."""
         self._call("C_CloseSession", session)

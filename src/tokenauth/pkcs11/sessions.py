@@ -59,6 +59,21 @@ class SessionPool:
             with self._changed:
                 self._changed.notify()
 
+    def state(self) -> int | None:
+        """The ``CK_STATE`` of some session that nobody uses now; None if there is none.
+
+        Raises:
+            ReturnValue: it is gone.
+        """
+        try:
+            session = self._idle.pop()
+        except IndexError:
+            return None
+        try:
+            return self._cryptoki.session_state(session)
+        finally:
+            self.give(session)
+
     def close(self) -> None:
         """Close all sessions, those that are lent when they come back. Most are dead: nobody minds."""
         with self._changed:

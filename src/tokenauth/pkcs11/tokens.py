@@ -28,6 +28,8 @@ _T = TypeVar("_T")
 # CK_TOKEN_INFO flags, PKCS #11 v3.1 section 3.2.
 _CKF_LOGIN_REQUIRED, _CKF_PROTECTED_AUTHENTICATION_PATH = 0x4, 0x100
 _CKF_USER_PIN_COUNT_LOW, _CKF_USER_PIN_FINAL_TRY, _CKF_USER_PIN_LOCKED = 0x10000, 0x20000, 0x40000
+_CKF_TOKEN_PRESENT = 0x1  # CK_SLOT_INFO
+_CKS_USER = frozenset({1, 3})  # CKS_RO_USER_FUNCTIONS, CKS_RW_USER_FUNCTIONS
 #: The most serious first.
 _PIN_STATES: tuple[tuple[int, Literal["low", "final", "locked"]], ...] = (
     (_CKF_USER_PIN_LOCKED, "locked"),
@@ -200,6 +202,17 @@ class Token:
         """Close a session, of no more use with an operation that broke off; with the last one the login ends."""
         if sessions.discard(session) == 0:
             self.login_state.forget()
+
+    def is_as_it_was(self) -> bool:
+        """Whether it is in its slot and its sessions live on, with the login if there was one; asked, not assumed."""
+        try:
+            with self.gate:
+                if not self.cryptoki.slot_info(self.slot.id).flags & _CKF_TOKEN_PRESENT:
+                    return False
+                state = self._sessions.state()
+        except ReturnValue:
+            return False
+        return state is None or not self.logged_in or state in _CKS_USER
 
     def refresh(self) -> None:
         """Read the token's flags again.

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tokenauth.errors import HandshakeFailed, TokenAuthError
 from tokenauth.tls import exchange
+from tokenauth.tls.sessions import Kept, server_at
 
 if TYPE_CHECKING:
     from tokenauth.inventory.identity import Identity
+    from tokenauth.tls.sessions import Server, SessionStore
 
 __all__ = ["TokenSSLObject", "TokenSSLSocket"]
 
@@ -104,7 +106,72 @@ class _Explains:
 
 
 class TokenSSLSocket(_Explains, ssl.SSLSocket):
-    """A socket of a context that authenticates with a token."""
+    """A socket of a context that authenticates with a token, and that keeps its TLS session for the next one."""
+
+    _store: SessionStore | None = None
+    _server: Server | None = None  # for whom the session is to be kept; None if not, or not any more
+    _offered: Kept | None = None
+    _looks_left = 3  # at what the server gives, after reading
+
+    @classmethod
+    def _create(cls, *args: Any, **kwargs: Any) -> Any:
+        context: Any = kwargs["context"]
+        store: SessionStore | None = context._tokenauth.sessions
+        server = offered = None
+        if store is not None and not kwargs.get("server_side") and kwargs.get("session") is None:
+            server = server_at(kwargs["sock"], kwargs.get("server_hostname"), context)
+            offered = store.take(server) if server else None
+            if offered:
+                kwargs["session"] = offered.session
+        made = super()._create(*args, **kwargs)
+        made._store, made._server, made._offered = store, server, offered
+        made._know_session()
+        return made
+
+    def do_handshake(self, *args: Any, **kwargs: Any) -> None:
+        """As in ``ssl``.
+
+        Raises:
+            HandshakeFailed: the token or the peer refused; it is an :class:`ssl.SSLError`.
+        """
+        super().do_handshake(*args, **kwargs)
+        self._know_session()
+
+    def read(self, *args: Any, **kwargs: Any) -> Any:
+        """As in ``ssl``.
+
+        Raises:
+            HandshakeFailed: the token or the peer refused; it is an :class:`ssl.SSLError`.
+        """
+        found = super().read(*args, **kwargs)
+        if self._server is not None:
+            self._looks_left -= 1
+            self._keep_session(self._server)
+        return found
+
+    def _know_session(self) -> None:
+        """After the handshake: which identity a resumed session stands for; in TLS 1.2 the session is there now."""
+        if self._server is None or self.version() is None:
+            return
+        if self._offered is not None and self.session_reused:
+            self.identity = self._offered.identity
+        if self.version() != "TLSv1.3":
+            self._keep_session(self._server)
+
+    def _keep_session(self, server: Server) -> None:
+        """Keep the session if the server has given one; in TLS 1.3 it comes with the first data.
+
+        ``session`` is a copy that costs as much as a third of a handshake, so it is not looked at for ever.
+        """
+        session, identity = self.session, self.identity
+        if session is not None and session.id and identity is not None and self._store is not None:
+            # In TLS 1.3 the id is the ticket's: until a new one comes, it is that of the session that was used up.
+            offered = self._offered.session.id if self._offered and self.version() == "TLSv1.3" else b""
+            if session.id != offered:
+                self._store.keep(server, Kept(session, identity, identity.pkcs11_token.generation))
+                self._looks_left = 0
+        if self._looks_left <= 0:
+            self._server = None
 
     def send(self, data: Any, flags: int = 0) -> int:
         """As in ``ssl``; :meth:`sendall` comes here, too.

@@ -37,6 +37,7 @@ def create_context(
     allow_final_try: bool = False,
     forget_after: float | None = None,
     isolate: bool | None = None,
+    reuse_sessions: bool = True,
 ) -> ssl.SSLContext:
     """Make an :class:`ssl.SSLContext` that authenticates with a key in a token.
 
@@ -61,6 +62,10 @@ def create_context(
             None for never. The login is the process's: the shortest time that any user of it gave counts.
         isolate: run the PKCS#11 module in a child process, so that a module that crashes or hangs costs an error and
             not the program; needs p11-kit. None: what ``TOKENAUTH_ISOLATE`` says.
+        reuse_sessions: keep TLS sessions, so that the next connection to the same server, by the same name, address
+            and port, costs no signature. For connections over sockets of clients that read from them; each session is
+            used once, and only while the token is there and logged in to. The context's method ``forget()`` ends what
+            was kept.
 
     Raises:
         InvalidURI: the URI is wrong.
@@ -80,6 +85,7 @@ def create_context(
         allow_final_try=allow_final_try,
         forget_after=forget_after,
         isolate=isolate,
+        reuse_sessions=reuse_sessions,
     )
     return context
 
@@ -94,6 +100,7 @@ def configure(
     allow_final_try: bool = False,
     forget_after: float | None = None,
     isolate: bool | None = None,
+    reuse_sessions: bool = True,
 ) -> None:
     """Make a context that exists already authenticate with a key in a token.
 
@@ -109,6 +116,7 @@ def configure(
         allow_final_try: as in :func:`create_context`.
         forget_after: as in :func:`create_context`.
         isolate: as in :func:`create_context`.
+        reuse_sessions: as in :func:`create_context`.
 
     Raises:
         as :func:`create_context`.
@@ -123,6 +131,7 @@ def configure(
             allow_final_try=allow_final_try,
             forget_after=forget_after,
             isolate=isolate,
+            reuse_sessions=reuse_sessions,
         ),
         context,
     )
@@ -133,6 +142,7 @@ def configure(
     else:
         handshake.respond_with(context, selector)
     configured._tokenauth = selector
+    configured.forget = selector.forget
     configured.sslsocket_class = TokenSSLSocket
     configured.sslobject_class = TokenSSLObject
 
@@ -146,6 +156,7 @@ def wanted(
     allow_final_try: bool = False,
     forget_after: float | None = None,
     isolate: bool | None = None,
+    reuse_sessions: bool = True,
 ) -> Wanted:
     """What a context is to choose from. No token is looked at yet; a module that is not there fails now.
 
@@ -157,7 +168,7 @@ def wanted(
     parsed = as_uri(uri.uri if isinstance(uri, Identity) else uri)
     if fixed is None:
         discover(module or parsed.module_path, module_name=parsed.module_name)
-    return Wanted(parsed, fixed, pin, module, choose, allow_final_try, forget_after, isolate)
+    return Wanted(parsed, fixed, pin, module, choose, allow_final_try, forget_after, isolate, reuse_sessions)
 
 
 def _server_offer(selector: Selector) -> Offer:

@@ -14,6 +14,7 @@ from tokenauth.tls import exchange
 from tokenauth.tls.offers import Offer
 from tokenauth.tls.openssl import handshake
 from tokenauth.tls.schemes import SCHEMES, Limiter, schemes_of
+from tokenauth.tls.sessions import SessionStore
 
 if TYPE_CHECKING:
     import ssl
@@ -59,6 +60,7 @@ class Wanted(Record):
         allow_final_try: the token's last PIN try may be spent.
         forget_after: seconds after its last use at which a login ends; None for never.
         isolate: run modules in child processes; None: what ``TOKENAUTH_ISOLATE`` says.
+        reuse_sessions: keep TLS sessions for the next connection to the same server.
     """
 
     uri: TokenURI
@@ -69,6 +71,7 @@ class Wanted(Record):
     allow_final_try: bool = False
     forget_after: float | None = None
     isolate: bool | None = None
+    reuse_sessions: bool = True
 
     @property
     def credentials(self) -> Credentials:
@@ -88,6 +91,7 @@ class Selector(handshake.Responder):
 
     def __init__(self, wanted: Wanted, context: ssl.SSLContext) -> None:
         self.wanted = wanted
+        self.sessions = SessionStore() if wanted.reuse_sessions else None
         self._limiter = Limiter(context)
         self._prepared = False
         self._offers: list[Offer] | None = None
@@ -101,7 +105,9 @@ class Selector(handshake.Responder):
         self._preparing = threading.Lock()
 
     def forget(self) -> None:
-        """Look at the tokens anew when the next server asks."""
+        """Look at the tokens anew when the next server asks, which the next one to be connected to will."""
+        if self.sessions is not None:
+            self.sessions.clear()
         with self._lock:
             self._offers = None
             self._prepared = False
