@@ -94,7 +94,8 @@ def measure(token: SoftToken, key_type: str, tls: str, options: argparse.Namespa
     print(
         f"{key_type:8} {tls}: file key {statistics.median(rates['file key']):5.0f}/s, "
         f"tokenauth {statistics.median(rates['tokenauth']):5.0f}/s, ratio {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f}); {total} requests, {calls.logins} login, {calls.signatures} signature"
+        f"({min(ratios):.2f} to {max(ratios):.2f}); {total} requests, {calls.logins} login, "
+        f"{calls.signatures} signature"
     )
 
 

@@ -20,7 +20,7 @@ PACKAGE = Path(tokenauth.__file__).parent
 #: Each layer knows those before it; those in one row do not know each other.
 LAYERS = [
     {"_records", "_version"},
-    {"errors"},
+    {"errors", "notices"},
     {"uri"},
     {"pin"},
     {"pkcs11", "cards"},

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from tokenauth.notices import NOTICE
+
 __all__ = ["be_verbose", "detail", "prepare", "printable", "say", "verbosity", "warn", "write", "write_json"]
 
 _verbosity = 0
@@ -76,7 +78,8 @@ def be_verbose(count: int) -> None:
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            say(f"{record.levelname.lower()}: {record.getMessage()}")
+            level = "" if getattr(record, NOTICE, False) else f"{record.levelname.lower()}: "
+            say(level + record.getMessage())
 
     names = ("tokenauth", "urllib3") if count > 1 else ("tokenauth",)
     for name in names:

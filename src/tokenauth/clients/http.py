@@ -42,6 +42,7 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
         forget_after: as in :func:`tokenauth.create_context`.
         isolate: as in :func:`tokenauth.create_context`.
         reuse_sessions: as in :func:`tokenauth.create_context`.
+        wait: as in :func:`tokenauth.create_context`.
         **settings: as in :class:`requests.adapters.HTTPAdapter`.
     """
 
@@ -56,6 +57,7 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
         forget_after: float | None = None,
         isolate: bool | None = None,
         reuse_sessions: bool = True,
+        wait: float | bool = False,
         **settings: Any,
     ) -> None:
         self._own = uri_or_context if isinstance(uri_or_context, ssl.SSLContext) else None
@@ -68,6 +70,7 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
             "forget_after": forget_after,
             "isolate": isolate,
             "reuse_sessions": reuse_sessions,
+            "wait": wait,
         }
         self._contexts: dict[str | bool, ssl.SSLContext] = {}
         self._lock = threading.Lock()
@@ -106,7 +109,9 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
         if host["scheme"] == "https":
             for setting in ("ca_certs", "ca_cert_dir", "ca_cert_data"):
                 pool.pop(setting, None)
-            pool["ssl_context"] = self._context(verify if isinstance(verify, bool) else str(verify))
+            context: Any = self._context(verify if isinstance(verify, bool) else str(verify))
+            context._tokenauth.await_token()  # here, before the server is connected to and waits with us
+            pool["ssl_context"] = context
         return host, pool
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:  # noqa: ARG002 - as in requests
@@ -129,6 +134,7 @@ class Session(requests.Session):
         forget_after: as in :func:`tokenauth.create_context`.
         isolate: as in :func:`tokenauth.create_context`.
         reuse_sessions: as in :func:`tokenauth.create_context`.
+        wait: as in :func:`tokenauth.create_context`.
 
     Raises:
         as :func:`tokenauth.create_context`. A failed handshake arrives as requests' ``SSLError``, whose text tells
@@ -147,6 +153,7 @@ class Session(requests.Session):
         forget_after: float | None = None,
         isolate: bool | None = None,
         reuse_sessions: bool = True,
+        wait: float | bool = False,
     ) -> None:
         super().__init__()
         self.verify = verify
@@ -160,6 +167,7 @@ class Session(requests.Session):
             forget_after=forget_after,
             isolate=isolate,
             reuse_sessions=reuse_sessions,
+            wait=wait,
         )
         self.mount("https://", adapter)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tokenauth.pkcs11.discovery import ModuleCandidate
     from tokenauth.uri import TokenURI
 
-__all__ = ["Inventory", "TokenEntry", "take_inventory"]
+__all__ = ["Inventory", "TokenEntry", "find_tokens", "take_inventory"]
 
 #: CKA_CERTIFICATE_CATEGORY (PKCS #11 v3.1 section 4.6.2).
 _AUTHORITY = 2
@@ -95,6 +95,26 @@ def take_inventory(
             found.sort(key=lambda made: (made.label, made.id))
             entries.append(TokenEntry(token, loaded, tuple(found), blank=not objects.certificates))
     return Inventory(tuple(entries), tuple(failures), len(candidates))
+
+
+def find_tokens(uri: TokenURI, *, module: str | None = None, isolate: bool | None = None) -> list[Token]:
+    """The tokens that a URI selects, whatever is on them. Never logs in.
+
+    Args:
+        uri: selects them.
+        module: path of the only PKCS#11 module to look at.
+        isolate: as in :func:`tokenauth.create_context`.
+
+    Raises:
+        ModuleError: a module that was asked for by name does not load, or there is none at all.
+    """
+    failures: list[TokenAuthError] = []
+    return [
+        token
+        for loaded in _loaded(_candidates(uri, module), isolate, failures)
+        if uri.matches_library(loaded.info)
+        for token in _tokens(loaded, uri, failures)
+    ]
 
 
 def _candidates(uri: TokenURI, module: str | None) -> list[ModuleCandidate]:

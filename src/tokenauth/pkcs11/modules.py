@@ -19,7 +19,7 @@ __all__ = ["Module", "SlotFailure", "load_module"]
 
 
 _CKF_TOKEN_INITIALIZED = 0x400  # CK_TOKEN_INFO
-_CKF_REMOVABLE_DEVICE = 0x2  # CK_SLOT_INFO
+_CKF_REMOVABLE_DEVICE, _CKF_HW_SLOT = 0x2, 0x4  # CK_SLOT_INFO
 #: What a slot answers whose token left since the list was made, or that holds something else.
 _EMPTY = {"CKR_TOKEN_NOT_PRESENT", "CKR_TOKEN_NOT_RECOGNIZED"}
 
@@ -106,6 +106,7 @@ class Module:
             TokenInfo(_text(info.label), _text(info.manufacturer), _text(info.model), _text(info.serial)),
             info.flags,
             bool(slot_info.flags & _CKF_REMOVABLE_DEVICE),
+            bool(slot_info.flags & (_CKF_REMOVABLE_DEVICE | _CKF_HW_SLOT)),
         )
 
     def blank_slot(self) -> int:

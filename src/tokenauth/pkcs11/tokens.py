@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, TypeVar
+from contextlib import contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from tokenauth._records import Record
 from tokenauth.errors import PinError, TokenAuthError
+from tokenauth.notices import notice
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.pkcs11.login import Credentials, Login
 from tokenauth.pkcs11.mechanisms import SIGNING_MECHANISMS, MechanismInfo
@@ -37,6 +38,8 @@ _PIN_STATES: tuple[tuple[int, Literal["low", "final", "locked"]], ...] = (
     (_CKF_USER_PIN_COUNT_LOW, "low"),
 )
 _MOST_SESSIONS = 8
+_SLOW = 2.0  # seconds: a card takes one to sign
+_NOTHING: Final = nullcontext()
 
 #: What a token answers when sessions, handles or the login are gone: it is looked for again, and tried once more.
 _LOST = frozenset(
@@ -65,12 +68,14 @@ class SlotReading(Record):
         token: the token.
         flags: of ``CK_TOKEN_INFO``.
         removable: the token can be taken out (``CKF_REMOVABLE_DEVICE``).
+        hardware: the slot is, or takes, a device (``CKF_HW_SLOT``, ``CKF_REMOVABLE_DEVICE``).
     """
 
     slot: SlotInfo
     token: TokenInfo
     flags: int
     removable: bool
+    hardware: bool = False
 
 
 class Token:
@@ -100,6 +105,7 @@ class Token:
         """Be in a slot, with no sessions yet."""
         self.slot = reading.slot
         self._flags = reading.flags
+        self._hardware = reading.hardware
         limit = 1 if reading.removable else _MOST_SESSIONS
         self._sessions = SessionPool(self.cryptoki, reading.slot.id, limit)
 
@@ -179,7 +185,7 @@ class Token:
         Raises:
             ReturnValue: the token refused.
         """
-        with self.gate:
+        with self.gate, self._notice_if_slow() if self._hardware else _NOTHING:
             sessions = self._sessions
             session = sessions.take()
             begun = over = False
@@ -198,21 +204,36 @@ class Token:
                     sessions.give(session)
         return signature
 
+    @contextmanager
+    def _notice_if_slow(self) -> Iterator[None]:
+        """Some tokens blink and wait to be touched, which nothing in PKCS #11 tells."""
+        timer = threading.Timer(_SLOW, notice, (f"token {self.label!r} is still at it: touch it if it blinks",))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     def _discard(self, sessions: SessionPool, session: int) -> None:
         """Close a session, of no more use with an operation that broke off; with the last one the login ends."""
         if sessions.discard(session) == 0:
             self.login_state.forget()
 
+    def is_present(self) -> bool:
+        """Whether there is a token in its slot; asked, not assumed."""
+        with suppress(ReturnValue), self.gate:
+            return bool(self.cryptoki.slot_info(self.slot.id).flags & _CKF_TOKEN_PRESENT)
+        return False
+
     def is_as_it_was(self) -> bool:
         """Whether it is in its slot and its sessions live on, with the login if there was one; asked, not assumed."""
-        try:
-            with self.gate:
-                if not self.cryptoki.slot_info(self.slot.id).flags & _CKF_TOKEN_PRESENT:
-                    return False
-                state = self._sessions.state()
-        except ReturnValue:
+        if not self.is_present():
             return False
-        return state is None or not self.logged_in or state in _CKS_USER
+        with suppress(ReturnValue), self.gate:
+            state = self._sessions.state()
+            return state is None or not self.logged_in or state in _CKS_USER
+        return False
 
     def refresh(self) -> None:
         """Read the token's flags again.

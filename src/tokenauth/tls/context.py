@@ -38,6 +38,7 @@ def create_context(
     forget_after: float | None = None,
     isolate: bool | None = None,
     reuse_sessions: bool = True,
+    wait: float | bool = False,
 ) -> ssl.SSLContext:
     """Make an :class:`ssl.SSLContext` that authenticates with a key in a token.
 
@@ -66,6 +67,8 @@ def create_context(
             and port, costs no signature. For connections over sockets of clients that read from them; each session is
             used once, and only while the token is there and logged in to. The context's method ``forget()`` ends what
             was kept.
+        wait: before a connection, wait at most so many seconds for a token to be inserted if there is none, or True:
+            for ever; the person at the machine is told so by a warning in the log ``tokenauth``.
 
     Raises:
         InvalidURI: the URI is wrong.
@@ -86,6 +89,7 @@ def create_context(
         forget_after=forget_after,
         isolate=isolate,
         reuse_sessions=reuse_sessions,
+        wait=wait,
     )
     return context
 
@@ -101,6 +105,7 @@ def configure(
     forget_after: float | None = None,
     isolate: bool | None = None,
     reuse_sessions: bool = True,
+    wait: float | bool = False,
 ) -> None:
     """Make a context that exists already authenticate with a key in a token.
 
@@ -117,6 +122,7 @@ def configure(
         forget_after: as in :func:`create_context`.
         isolate: as in :func:`create_context`.
         reuse_sessions: as in :func:`create_context`.
+        wait: as in :func:`create_context`.
 
     Raises:
         as :func:`create_context`.
@@ -132,6 +138,7 @@ def configure(
             forget_after=forget_after,
             isolate=isolate,
             reuse_sessions=reuse_sessions,
+            wait=wait,
         ),
         context,
     )
@@ -157,6 +164,7 @@ def wanted(
     forget_after: float | None = None,
     isolate: bool | None = None,
     reuse_sessions: bool = True,
+    wait: float | bool = False,
 ) -> Wanted:
     """What a context is to choose from. No token is looked at yet; a module that is not there fails now.
 
@@ -168,7 +176,7 @@ def wanted(
     parsed = as_uri(uri.uri if isinstance(uri, Identity) else uri)
     if fixed is None:
         discover(module or parsed.module_path, module_name=parsed.module_name)
-    return Wanted(parsed, fixed, pin, module, choose, allow_final_try, forget_after, isolate, reuse_sessions)
+    return Wanted(parsed, fixed, pin, module, choose, allow_final_try, forget_after, isolate, reuse_sessions, wait)
 
 
 def _server_offer(selector: Selector) -> Offer:

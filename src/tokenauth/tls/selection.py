@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tokenauth._records import Record
 from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, TokenAuthError
 from tokenauth.inventory.search import credentials_for, find_identities
+from tokenauth.inventory.waiting import await_token
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.tls import exchange
 from tokenauth.tls.offers import Offer
@@ -61,6 +62,7 @@ class Wanted(Record):
         forget_after: seconds after its last use at which a login ends; None for never.
         isolate: run modules in child processes; None: what ``TOKENAUTH_ISOLATE`` says.
         reuse_sessions: keep TLS sessions for the next connection to the same server.
+        wait: wait so many seconds, or for ever, for a token to be inserted.
     """
 
     uri: TokenURI
@@ -72,6 +74,7 @@ class Wanted(Record):
     forget_after: float | None = None
     isolate: bool | None = None
     reuse_sessions: bool = True
+    wait: float | bool = False
 
     @property
     def credentials(self) -> Credentials:
@@ -119,6 +122,7 @@ class Selector(handshake.Responder):
         For that the tokens are looked at once, without a login. That none is there is no error yet: this server may
         not ask for a certificate.
         """
+        self.await_token()
         if self._prepared:
             return
         with self._preparing:
@@ -126,6 +130,12 @@ class Selector(handshake.Responder):
                 with suppress(TokenAuthError):
                     self.limit(self.offers(may_login=False))
                 self._prepared = True
+
+    def await_token(self) -> None:
+        """Wait for the token if that is wanted and it is not there, before a server waits for us."""
+        wanted = self.wanted
+        if wanted.wait and not any(offer.key.token.is_present() for offer in self._offers or ()):
+            await_token(wanted.uri, wait=wanted.wait, module=wanted.module, isolate=wanted.isolate)
 
     def limit(self, offers: list[Offer]) -> None:
         """Keep the context to what the tokens of some identities can sign.

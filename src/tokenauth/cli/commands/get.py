@@ -131,6 +131,7 @@ class _Request(NamedTuple):
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True, help="Seconds."
 )
 @click.option("--allow-final-try", is_flag=True, help="Spend the token's last PIN try, if it comes to that.")
+@click.option("--wait", is_flag=True, help="Wait until the token is inserted.")
 @pin_source_option
 @module_option
 @verbose_option
@@ -144,6 +145,7 @@ def command(  # noqa: PLR0917 - click passes each option by itself
     target: str | None,
     timeout: float,
     allow_final_try: bool,
+    wait: bool,
     pin_source: str | None,
     module: str | None,
 ) -> None:
@@ -158,7 +160,9 @@ def command(  # noqa: PLR0917 - click passes each option by itself
     pin = pin_for(pin_source, uri)
     from tokenauth.clients.http import Session
 
-    with Session(uri, pin=pin, module=module, verify=cacert or True, allow_final_try=allow_final_try) as session:
+    with Session(
+        uri, pin=pin, module=module, verify=cacert or True, allow_final_try=allow_final_try, wait=wait
+    ) as session:
         with _explained(request.host):
             response = session.request(**request.arguments())
         with response:
