@@ -361,7 +361,7 @@ def test_prompt_as_pin_source() -> None:
     ["73519", "pin:73519", "73519:", "fd:73519x", "prompt:73519", "", ":", "env:", "file:", "fd:", "fd:-1", "fd:٣"],
 )
 def test_other_pin_sources_are_refused_and_not_shown(text: str) -> None:
-    with pytest.raises(PinRequired, match="env:VAR, file:PATH, fd:N, prompt") as caught:
+    with pytest.raises(PinRequired, match="env:VAR, file:PATH, fd:N, keyring, pinentry, pad, prompt") as caught:
         parse_pin_source(text)
     assert_hidden(caught.value, "73519")
 

@@ -10,6 +10,7 @@ from tokenauth.inventory import certificates
 from tokenauth.inventory.identity import Found, Identity
 from tokenauth.pin import as_source, from_uri
 from tokenauth.pkcs11.discovery import discover
+from tokenauth.pkcs11.expiry import require_seconds
 from tokenauth.pkcs11.keys import KeyReference, matching_key
 from tokenauth.pkcs11.modules import Module, SlotFailure, load_module
 from tokenauth.pkcs11.objects import CertificateObject, Objects, read_objects
@@ -62,6 +63,7 @@ def credentials_for(
     pin: str | PinSource | None, uri: TokenURI, *, allow_final_try: bool = False, forget_after: float | None = None
 ) -> Credentials:
     """Who is asked for the PIN: what the caller gave, or else what the URI names."""
+    require_seconds(forget_after)
     source = as_source(pin) or from_uri(uri)
     return Credentials(source, allow_final_try=allow_final_try, forget_after=forget_after)
 

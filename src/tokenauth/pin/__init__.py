@@ -11,7 +11,20 @@ process until that memory is used again, longer for a ``str`` given as ``pin=`` 
 environment block of a process holds the PIN of :class:`Env` for as long as the process runs.
 """
 
-from tokenauth.pin.request import PinRequest, PinSource
+from tokenauth.pin.pad import PinPad
+from tokenauth.pin.request import OnPad, PinRequest, PinSource
 from tokenauth.pin.sources import Env, Fd, File, as_source, from_uri, parse_pin_source, prompt
 
-__all__ = ["Env", "Fd", "File", "PinRequest", "PinSource", "as_source", "from_uri", "parse_pin_source", "prompt"]
+__all__ = [
+    "Env",
+    "Fd",
+    "File",
+    "OnPad",
+    "PinPad",
+    "PinRequest",
+    "PinSource",
+    "as_source",
+    "from_uri",
+    "parse_pin_source",
+    "prompt",
+]
