@@ -14,7 +14,14 @@ import click
 
 from tokenauth.cli import output
 from tokenauth.cli.failures import PeerFailed
-from tokenauth.cli.options import URI, module_option, pin_for, pin_source_option, verbose_option
+from tokenauth.cli.options import (
+    URI,
+    forget_after_option,
+    module_option,
+    pin_for,
+    pin_source_option,
+    verbose_option,
+)
 from tokenauth.errors import TokenAuthError
 
 if TYPE_CHECKING:
@@ -132,6 +139,7 @@ class _Request(NamedTuple):
 )
 @click.option("--allow-final-try", is_flag=True, help="Spend the token's last PIN try, if it comes to that.")
 @pin_source_option
+@forget_after_option
 @module_option
 @verbose_option
 def command(  # noqa: PLR0917 - click passes each option by itself
@@ -145,6 +153,7 @@ def command(  # noqa: PLR0917 - click passes each option by itself
     timeout: float,
     allow_final_try: bool,
     pin_source: str | None,
+    forget_after: float | None,
     module: str | None,
 ) -> None:
     """Request URL and authenticate with a token if the server asks for a certificate.
@@ -158,7 +167,15 @@ def command(  # noqa: PLR0917 - click passes each option by itself
     pin = pin_for(pin_source, uri)
     from tokenauth.clients.http import Session
 
-    with Session(uri, pin=pin, module=module, verify=cacert or True, allow_final_try=allow_final_try) as session:
+    made = Session(
+        uri,
+        pin=pin,
+        module=module,
+        verify=cacert or True,
+        allow_final_try=allow_final_try,
+        forget_after=forget_after,
+    )
+    with made as session:
         with _explained(request.host):
             response = session.request(**request.arguments())
         with response:
