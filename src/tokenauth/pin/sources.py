@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from tokenauth.errors import InvalidURI, PinRequired
+from tokenauth.pin.desktop import Keyring, Pinentry
 from tokenauth.pin.pad import PinPad
 from tokenauth.pin.request import GivenPin, Origin
 
@@ -213,13 +214,16 @@ _FORMS: tuple[tuple[str, str, Callable[[str], PinSource]], ...] = (
     ("env:VAR", r"env:(.+)", Env),
     ("file:PATH", r"file:(.+)", File),
     ("fd:N", r"fd:([0-9]{1,9})", lambda number: Fd(int(number))),
+    ("keyring", r"(keyring)", lambda _: Keyring()),
+    ("pinentry", r"(pinentry)", lambda _: Pinentry()),
     ("pad", r"(pad)", lambda _: PinPad()),
     ("prompt", r"(prompt)", lambda _: prompt),
 )
 
 
 def parse_pin_source(text: str) -> PinSource:
-    """Read a value of ``--pin-source``: ``env:VAR``, ``file:PATH``, ``fd:N``, ``pad`` or ``prompt``.
+    """Read a value of ``--pin-source``: one of the forms ``env:VAR``, ``file:PATH``, ``fd:N``, ``keyring``,
+    ``pinentry``, ``pad`` and ``prompt``.
 
     Args:
         text: the value.
