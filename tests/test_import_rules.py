@@ -143,7 +143,18 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-HEAVY = {"requests", "urllib3", "cryptography", "pkcs11", "click", "ctypes", "subprocess", "asyncio", "asn1crypto", "keyring"}
+HEAVY = {
+    "requests",
+    "urllib3",
+    "cryptography",
+    "pkcs11",
+    "click",
+    "ctypes",
+    "subprocess",
+    "asyncio",
+    "asn1crypto",
+    "keyring",
+}
 
 
 def test_importing_the_package_loads_nothing_heavy():

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from tokenauth.pin.reading import Buffer
+from tokenauth.pin.wording import printable
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -130,7 +131,7 @@ def _refusal(line: Buffer, length: int) -> Refusal:
     match = re.match(r"ERR ([0-9]{1,10})(?![0-9]) ?", text)
     code = int(match[1]) & 0xFFFF if match else 0  # gpg-error.h: GPG_ERR_CODE_MASK
     said = text[match.end() if match else len("ERR ") :]
-    return Refusal(code, "".join(char if char.isprintable() else "\ufffd" for char in said[:_MOST_SHOWN]))
+    return Refusal(code, printable(said[:_MOST_SHOWN]))
 
 
 def _unescape(escaped: memoryview, data: Buffer, size: int) -> int:

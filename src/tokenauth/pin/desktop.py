@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenauth.errors import PinRequired
 from tokenauth.pin.request import GivenPin, OnPad, Origin
+from tokenauth.pin.wording import printable
 
 if TYPE_CHECKING:
     from tokenauth.pin.request import PinRequest
@@ -79,6 +80,7 @@ class Keyring:
 
 def _look_up(name: str, store: str) -> tuple[GivenPin | None, str, str]:
     """The PIN stored under a name; or else what is wrong, and what to do."""
+    failed = "the keyring can not be asked for the PIN"
     try:
         import keyring
 
@@ -86,13 +88,12 @@ def _look_up(name: str, store: str) -> tuple[GivenPin | None, str, str]:
         if found is not None:
             return GivenPin(found, Origin("the PIN in the keyring", f"store it again with: {store}")), "", ""
     except ImportError as error:
-        return None, f"the keyring can not be asked for the PIN: {_cause(error)}", f"{_INSTALL}, {_ELSEWHERE}"
+        return None, f"{failed}: {_cause(error)}", f"{_INSTALL}, {_ELSEWHERE}"
     except Exception as error:  # noqa: BLE001 - backends let through whatever D-Bus and the like raise
-        return None, f"the keyring can not be asked for the PIN: {_cause(error)}", f"unlock it, {_ELSEWHERE}"
+        return None, f"{failed}: {_cause(error)}", f"unlock it, or set one up, {_ELSEWHERE}"
     return None, "its PIN is not in the keyring", f"store it there with: {store}"
 
 
-def _cause(error: Any) -> str:
+def _cause(error: Exception) -> str:
     """What a backend says, on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(char if char.isprintable() else "\ufffd" for char in text).rstrip(".")
+    return printable(" ".join(str(error).split()) or type(error).__name__).rstrip(".")

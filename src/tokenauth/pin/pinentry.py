@@ -116,7 +116,7 @@ def _run(path: str, description: str, command: str) -> GivenPin:
             child.leave()
             return entered
     except Refusal as refusal:
-        raise _refused(path, refusal) from None
+        raise _refused(path, refusal, terminal) from None
     except Rubbish as rubbish:
         raise _Failure(f"{path} is no pinentry that can be used: {rubbish}", _another()) from None
     except (OSError, EOFError) as error:
@@ -131,15 +131,15 @@ def _another() -> str:
     return f"run it by hand to see why, name another with {PROGRAM_VARIABLE}, or {_ELSEWHERE}"
 
 
-def _refused(path: str, refusal: Refusal) -> _Failure:
+def _refused(path: str, refusal: Refusal, terminal: str) -> _Failure:
+    without = f"without a window it needs a terminal: export GPG_TTY=$(tty); or {_ELSEWHERE}"
     if refusal.code in _CANCELLED:
-        return _Failure("the PIN entry was cancelled", "try again")
+        # pinentry-tty answers that as well if it has no terminal, and so never asked.
+        again = "try again" if terminal else f"try again; if nobody was asked: {without}"
+        return _Failure("the PIN entry was cancelled", again)
     if refusal.code == _TIMEOUT:
         return _Failure("nobody entered the PIN in time", "try again")
-    return _Failure(
-        f"{path} could not ask for the PIN: {refusal.text or 'it does not say why'}",
-        f"without a window it needs a terminal: export GPG_TTY=$(tty); or {_ELSEWHERE}",
-    )
+    return _Failure(f"{path} could not ask for the PIN: {refusal.text or 'it does not say why'}", without)
 
 
 def _set(client: Client, setting: str) -> None:
