@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Keyring", "Pinentry"]
 
 _SERVICE = "tokenauth"
-_INSTALL = "pip install 'tokenauth[keyring]'"
+_INSTALL = "pip install keyring"
 _ELSEWHERE = "or give another --pin-source, such as prompt"
 
 
