@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from typing import TYPE_CHECKING
 
 from tokenauth.errors import PinRequired
@@ -70,6 +69,8 @@ class Keyring:
         Raises:
             PinRequired: it is not there, or is no possible PIN; there is no keyring, or it is locked.
         """
+        import shlex
+
         name = request.serial or request.token
         store = f"keyring set {_SERVICE} {shlex.quote(name)}"
         given, fault, hint = _look_up(name, store)

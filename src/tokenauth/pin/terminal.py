@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ask", "question"]
 
 _ENTERED = Origin("the PIN entered", "type it again, then Enter")
-_NO_TERMINAL_HINT = "give --pin-source env:VAR, file:PATH or fd:N, or pin=... in Python"
+_NO_TERMINAL_HINT = "give --pin-source pinentry, keyring, env:VAR, file:PATH or fd:N, or pin=... in Python"
 #: Two threads that need a PIN ask one after the other.
 _lock = threading.Lock()
 
