@@ -66,7 +66,9 @@ apache |apache2 httpd|apache2-bin  |httpd    |httpd          |apache |apache2   
 openssl|openssl      |openssl      |openssl@3|openssl        |openssl|openssl     |openssl
 p11-kit|p11-kit      |p11-kit      |p11-kit  |p11-kit        |p11-kit|p11-kit     |p11-kit-tools
 pkcs11.h|p11-kit-1/p11-kit/pkcs11.h|libp11-kit-dev|p11-kit|p11-kit-devel|p11-kit|p11-kit-dev|p11-kit-devel
-cc     |cc           |gcc libc6-dev|gcc      |gcc glibc-devel|gcc    |gcc musl-dev|gcc glibc-devel'
+cc     |cc           |gcc libc6-dev|gcc      |gcc glibc-devel|gcc    |gcc musl-dev|gcc glibc-devel
+pinentry-tty|pinentry-tty|pinentry-tty|pinentry|pinentry-tty|pinentry|pinentry-tty|pinentry
+pinentry-curses|pinentry-curses|pinentry-curses|pinentry|pinentry|pinentry|pinentry|pinentry'
 
 # table_cell NEED COLUMN
 table_cell() {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,27 @@ def test_environment(tmp_path):
     }
     found = {finding.what.split("=")[0]: finding.status for finding in check_environment(variables)}
     assert found == {"TOKENAUTH_PIN_SOURCE": "ok", "SOFTHSM2_CONF": "error", "REQUESTS_CA_BUNDLE": "ok"}
+
+
+def test_ways_to_ask_for_the_pin(monkeypatch, tmp_path):
+    def status(**variables):
+        [finding] = check_environment(variables)
+        return finding.status, finding.why, finding.next
+
+    named = shutil.which("pinentry-tty")
+    assert status(PINENTRY_PROGRAM=named)[0] == "ok"
+    assert status(PINENTRY_PROGRAM="/nonexistent")[:2] == ("error", "there is no such program")
+    monkeypatch.setenv("PINENTRY_PROGRAM", named)
+    for value in ("keyring", "pinentry", "pad", "prompt"):
+        assert status(TOKENAUTH_PIN_SOURCE=value)[0] == "ok"
+    monkeypatch.setenv("PINENTRY_PROGRAM", str(tmp_path / "none"))
+    assert status(TOKENAUTH_PIN_SOURCE="pinentry")[0] == "error"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert status(TOKENAUTH_PIN_SOURCE="keyring") == (
+        "error",
+        "the package 'keyring' is missing",
+        "pip install keyring",
+    )
 
 
 @pytest.mark.parametrize("value", ["8675309", "file:/nonexistent", "env:NOT_SET_AT_ALL"])

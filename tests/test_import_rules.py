@@ -38,6 +38,7 @@ ONLY_IN = {
     "click": ("cli/",),
     "pkcs11": ("pkcs11/binding.py",),
     "smartcard": ("cards/", "cards.py"),
+    "keyring": ("pin/desktop.py",),
     "ctypes": (
         "tls/openssl/",
         "pkcs11/binding.py",
@@ -142,7 +143,18 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-HEAVY = {"requests", "urllib3", "cryptography", "pkcs11", "click", "ctypes", "subprocess", "asyncio", "asn1crypto"}
+HEAVY = {
+    "requests",
+    "urllib3",
+    "cryptography",
+    "pkcs11",
+    "click",
+    "ctypes",
+    "subprocess",
+    "asyncio",
+    "asn1crypto",
+    "keyring",
+}
 
 
 def test_importing_the_package_loads_nothing_heavy():

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
 import traceback
 from pathlib import Path
 from typing import Any
 
+import keyring
 import pytest
 import requests
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from keyrings.alt.file import PlaintextKeyring
 
 import tokenauth
 from tests.conftest import log_out
 from tests.support import counting
+from tests.support.asking import pretend_pinentry
 from tests.support.connect import fetch, handshake
+from tokenauth.pin import Fd, Keyring, Pinentry
 from tokenauth.testing import MTLSServer, SoftToken
 
 ECDSA = ec.ECDSA(hashes.SHA256())
@@ -134,13 +139,14 @@ def test_without_a_pin_a_handshake_says_what_to_do(token, server):
 # Shown nowhere.
 
 
-def attempts(token, server, pin):
+def attempts(token, server, pin, source):
     """Everything that takes a PIN; what each leaves behind, and how it failed."""
+    options = {"pin": source, "module": token.module, "forget_after": 60}
     things: list[Any] = [
-        tokenauth.identity(token.uri, pin=pin, module=token.module),
-        tokenauth.create_context(token.uri, pin=pin, module=token.module, cafile=server.cafile),
-        tokenauth.Session(token.uri, pin=pin, module=token.module, verify=server.cafile),
-        tokenauth.TokenAdapter(token.uri, pin=pin, module=token.module),
+        tokenauth.identity(token.uri, **options),
+        tokenauth.create_context(token.uri, **options, cafile=server.cafile),
+        tokenauth.Session(token.uri, **options, verify=server.cafile),
+        tokenauth.TokenAdapter(token.uri, **options),
         tokenauth.TokenURI.parse(f"{token.uri}?pin-value={pin}"),
     ]
     identity, context, session, adapter, uri = things
@@ -149,7 +155,7 @@ def attempts(token, server, pin):
         lambda: handshake(context, server.port),
         lambda: session.get(server.url, timeout=10),
         lambda: tokenauth.identity(uri).private_key.sign(b"message", ECDSA),
-        lambda: tokenauth.create_context(token.uri, pin=pin, module=token.module, server_side=True),
+        lambda: tokenauth.create_context(token.uri, **options, server_side=True),
     ]
     failures = []
     for use in uses:
@@ -158,7 +164,7 @@ def attempts(token, server, pin):
         except (tokenauth.TokenAuthError, requests.RequestException) as error:
             failures.append(error)
     things += [identity.private_key, identity.private_key._key, identity.credentials, context._tokenauth]
-    things += [context._tokenauth.wanted, session.adapters, adapter, token.token]
+    things += [context._tokenauth.wanted, session.adapters, adapter, token.token, source if source != pin else None]
     session.close()
     adapter.close()
     return things, failures
@@ -182,10 +188,43 @@ def locals_of_ours(error):
     return frames
 
 
+def from_a_descriptor(pin, _token, _directory):
+    reader, writer = os.pipe()
+    os.write(writer, f"{pin}\n".encode())
+    os.close(writer)
+    return Fd(reader)  # closed when the tests end
+
+
+def from_pinentry(pin, _token, directory):
+    return Pinentry(pretend_pinentry(directory, f"serve('D {pin}\\nOK')"))
+
+
+def from_the_keyring(pin, token, directory):
+    backend = PlaintextKeyring()
+    backend.file_path = str(directory / "keyring.cfg")
+    backend.set_password("tokenauth", token.serial, pin)
+    keyring.set_keyring(backend)
+    return Keyring()
+
+
+#: What makes a source of a PIN, a token and a directory.
+SOURCES = {
+    "str": lambda pin, _token, _directory: pin,
+    "descriptor": from_a_descriptor,
+    "pinentry": from_pinentry,
+    "keyring": from_the_keyring,
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("pin", [RIGHT, WRONG], ids=["right", "wrong"])
-def test_the_pin_is_shown_nowhere(token, server, caplog, capfd, pin):
+def test_the_pin_is_shown_nowhere(token, server, caplog, capfd, pin, kind, tmp_path):
     caplog.set_level(logging.DEBUG)
-    things, failures = attempts(token, server, pin)
+    before = keyring.get_keyring()
+    try:
+        things, failures = attempts(token, server, pin, SOURCES[kind](pin, token, tmp_path))
+    finally:
+        keyring.set_keyring(before)
     # The last attempt fails even with the right PIN: a client's identity is no server's.
     assert len(failures) == (5 if pin == WRONG else 1)
     shown = [repr(thing) for thing in things] + [str(thing) for thing in things]

@@ -8,21 +8,19 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pexpect
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.support.asking import SECRET, Child, Terminal, assert_hidden, wait_until
 from tokenauth import pin
 from tokenauth.errors import InvalidURI, PinRequired, TokenAuthError
 from tokenauth.pin import Env, Fd, File, PinRequest, as_source, from_uri, parse_pin_source
@@ -30,7 +28,6 @@ from tokenauth.pin.reading import Buffer
 from tokenauth.pin.terminal import question as question_of
 from tokenauth.pin.windows_console import collect_keys
 
-SECRET = "73519-geheim"
 REQUEST = PinRequest("dev", "0042", "to authenticate to api.example")
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX terminals and modes")
@@ -46,24 +43,6 @@ def pipe_with(data: bytes) -> Iterator[int]:
         yield reader
     finally:
         os.close(reader)
-
-
-def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def assert_hidden(error: BaseException, secret: str = SECRET) -> None:
-    """No part of the error, of those behind it, or of a traceback with all locals shows the secret."""
-    for link in chain_of(error):
-        # The first frame is the test's own, which does hold the secret.
-        frames = link.__traceback__.tb_next if link.__traceback__ else None
-        printed = traceback.TracebackException(type(link), link, frames, capture_locals=True)
-        assert secret not in "".join(printed.format(chain=False))
-        assert secret not in repr(link)
-        assert secret not in repr(link.args)
-        assert secret not in repr(vars(link))
 
 
 # --- what as_source takes
@@ -361,7 +340,7 @@ def test_prompt_as_pin_source() -> None:
     ["73519", "pin:73519", "73519:", "fd:73519x", "prompt:73519", "", ":", "env:", "file:", "fd:", "fd:-1", "fd:٣"],
 )
 def test_other_pin_sources_are_refused_and_not_shown(text: str) -> None:
-    with pytest.raises(PinRequired, match="env:VAR, file:PATH, fd:N, prompt") as caught:
+    with pytest.raises(PinRequired, match="env:VAR, file:PATH, fd:N, keyring, pinentry, pad, prompt") as caught:
         parse_pin_source(text)
     assert_hidden(caught.value, "73519")
 
@@ -498,82 +477,7 @@ def test_control_c_on_a_windows_console() -> None:
         typed_keys("12\x03")
 
 
-#: Asks, and writes the outcome to a file: the terminal shows only what the prompt shows.
-CHILD = """
-import os, sys, threading, time, traceback
-from pathlib import Path
-from tokenauth.pin import PinRequest, prompt
-
-outcome, tries, where = sys.argv[1:]
-
-def ask():
-    try:
-        found = prompt(PinRequest("dev", "", "to authenticate to api.example", tries))
-    except BaseException as error:
-        shown = traceback.TracebackException.from_exception(error, capture_locals=True).format()
-        Path(outcome).write_text(f"{type(error).__name__}: {error}\\n" + "".join(shown))
-    else:
-        Path(outcome).write_text("PIN " + found)
-
-Path(outcome + ".pid").write_text(str(os.getpid()))
-if where == "main":
-    ask()
-else:
-    for _ in where.split():
-        threading.Thread(target=ask, daemon=True).start()
-    while not Path(outcome + ".end").exists():
-        time.sleep(0.01)
-"""
 QUESTION = "PIN for token 'dev' to authenticate to api.example: "
-
-
-class Child(NamedTuple):
-    """A program that asks for a PIN, and where it leaves its outcome and its process id."""
-
-    command: str
-    outcome: Path
-
-    @classmethod
-    def make(cls, folder: Path, tries: str = "ok", where: str = "main") -> Child:
-        script, outcome = folder / "child.py", folder / "outcome"
-        script.write_text(CHILD)
-        return cls(shlex.join([sys.executable, str(script), str(outcome), tries, where]), outcome)
-
-    @property
-    def pid(self) -> int:
-        return int(Path(f"{self.outcome}.pid").read_text())
-
-
-class Terminal:
-    """A shell on a pseudo-terminal of its own."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.screen = StringIO()
-        self.spawned: Any = pexpect.spawn(
-            "/bin/sh", list(arguments), encoding="utf-8", timeout=30, dimensions=(24, 300)
-        )
-        self.spawned.logfile_read = self.screen
-
-    @classmethod
-    def running(cls, command: str, before: str = ":") -> Terminal:
-        """Run one command, then show its exit status and the terminal's modes. Ctrl-C does not end the shell."""
-        return cls("-c", f"trap : INT QUIT HUP; {before}; {command}; printf 'status <%s>' $?; stty -a")
-
-    def wait_for(self, text: str) -> None:
-        self.spawned.expect_exact(text)
-
-    def type(self, text: str) -> None:
-        self.spawned.send(text)
-
-    def echoes(self, mode: str = " icanon") -> bool:
-        """Whether the listing of ``stty -a`` that comes next says that the echo is on."""
-        self.spawned.expect(mode + r".*?([ -])echo\s")
-        return str(self.spawned.match[1]) == " "
-
-    def close(self) -> str:
-        """End the shell; give what was on the screen."""
-        self.spawned.close(force=True)
-        return self.screen.getvalue()
 
 
 @posix_only
@@ -721,11 +625,3 @@ def test_without_a_terminal_stdin_is_not_read(tmp_path: Path) -> None:
     assert outcome.startswith("PinRequired: token 'dev': there is no terminal to ask for the PIN on")
     assert "--pin-source" in outcome
     assert SECRET not in outcome
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if is_true():
-            return
-        time.sleep(0.01)
-    pytest.fail("waited 30 s in vain")

@@ -12,7 +12,7 @@ from tokenauth.uri import TokenInfo
 
 def test_it_is_what_a_named_tuple_is():
     request = PinRequest("dev", tries="low")
-    assert request == ("dev", "", "", "low", False)
+    assert request == ("dev", "", "", "low", False, False)
     assert request.token == "dev"
     assert request._replace(token="other") == PinRequest("other", tries="low")
     assert request._asdict() == dict(zip(PinRequest._fields, request, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PIN_SOURCE_VARIABLE",
     "URI",
+    "forget_after_option",
     "json_option",
     "module_option",
     "pin_for",
@@ -35,6 +37,21 @@ class _URIType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
         return value if isinstance(value, TokenURI) else TokenURI.from_user(value)
 
 
+class _Seconds(click.FloatRange):
+    """A positive, finite number of seconds."""
+
+    name = "seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
+
+
 URI = _URIType()
 
 module_option = click.option(
@@ -45,8 +62,14 @@ module_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 pin_source_option = click.option(
     "--pin-source",
-    metavar="env:VAR|file:PATH|fd:N|prompt",
+    metavar="env:VAR|file:PATH|fd:N|keyring|pinentry|pad|prompt",
     help="Where the PIN is. [default: what the URI says, or TOKENAUTH_PIN_SOURCE, or the terminal is asked]",
+)
+forget_after_option = click.option(
+    "--forget-after",
+    metavar="SECONDS",
+    type=_Seconds(),
+    help="Log out of the token, and ask for the PIN again, so long after its last use. [default: never]",
 )
 verbose_option = click.option(
     "-v",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +47,30 @@ def _names_pin(name: str, value: str) -> Finding:
         return Finding(
             "environment", "error", f"{name}={value}", f"{where} is not set", f"correct it, or: unset {name}"
         )
+    if missing := _missing_for(kind):
+        return Finding("environment", "error", f"{name}={value}", *missing)
     return Finding("environment", "ok", f"{name}={value}")
+
+
+def _missing_for(kind: str) -> tuple[str, str] | None:
+    """Why a way to ask for the PIN can not be used, and what to do."""
+    if kind == "keyring" and importlib.util.find_spec("keyring") is None:
+        return "the package 'keyring' is missing", "pip install keyring"
+    if kind == "pinentry":
+        from tokenauth.pin.pinentry import PROGRAM_VARIABLE, find_program
+
+        name, path = find_program(None)
+        if path is None:
+            return f"there is no program {name!r}", f"install a pinentry, or name one with {PROGRAM_VARIABLE}"
+    return None
+
+
+def _names_program(name: str, value: str) -> Finding:
+    if shutil.which(value):
+        return Finding("environment", "ok", f"{name}={value}")
+    return Finding(
+        "environment", "error", f"{name}={value}", "there is no such program", f"correct it, or: unset {name}"
+    )
 
 
 def _is_set(name: str, value: str) -> Finding:
@@ -55,6 +80,7 @@ def _is_set(name: str, value: str) -> Finding:
 _VARIABLES: dict[str, Callable[[str, str], Finding]] = {
     "TOKENAUTH_MODULE": _names_modules,
     "TOKENAUTH_PIN_SOURCE": _names_pin,
+    "PINENTRY_PROGRAM": _names_program,
     "SOFTHSM2_CONF": _names_path,
     "REQUESTS_CA_BUNDLE": _names_path,
     "SSL_CERT_FILE": _names_path,

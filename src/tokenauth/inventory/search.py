@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, TokenNotFound
 from tokenauth.inventory.survey import Inventory, take_inventory
 from tokenauth.pin import as_source, from_uri
+from tokenauth.pkcs11.expiry import require_seconds
 from tokenauth.pkcs11.tokens import Credentials
 from tokenauth.uri import TokenURI
 
@@ -31,6 +32,7 @@ def credentials_for(
     pin: str | PinSource | None, uri: TokenURI, *, allow_final_try: bool = False, forget_after: float | None = None
 ) -> Credentials:
     """Who is asked for the PIN: what the caller gave, or else what the URI names."""
+    require_seconds(forget_after)
     source = as_source(pin) or from_uri(uri)
     return Credentials(source, allow_final_try=allow_final_try, forget_after=forget_after)
 

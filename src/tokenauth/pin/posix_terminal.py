@@ -1,24 +1,27 @@
-"""A PIN typed at the controlling terminal of a POSIX process: one line, read with the echo off."""
+"""A PIN typed at the controlling terminal of a POSIX process: one line, read with the echo off; and which it is."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import io
+import os
 import signal
 import sys
 import termios
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenauth.pin.reading import read_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
     from tokenauth.pin.request import GivenPin, Origin
 
-__all__ = ["read_answer"]
+__all__ = ["keep_modes", "read_answer", "terminal_name"]
 
 assert sys.platform != "win32"  # noqa: S101 -- type checkers for Windows skip the rest
 
@@ -40,6 +43,54 @@ def read_answer(question: str, origin: Origin) -> GivenPin:
                 terminal.close()
     except termios.error as error:
         raise OSError(*error.args) from None
+
+
+def terminal_name() -> str:
+    """The path of the terminal to ask at, for a program of another session: ``GPG_TTY``, or our own; empty for none."""
+    if named := os.environ.get("GPG_TTY"):
+        return named
+    for descriptor in (0, 1, 2):
+        with contextlib.suppress(OSError):
+            return os.ttyname(descriptor)
+    with contextlib.suppress(OSError, ValueError, IndexError):  # Linux only: proc(5), tty_nr is field 7
+        number = int(Path("/proc/self/stat").read_text(encoding="latin-1").rpartition(")")[2].split()[4])
+        device = os.makedev(number >> 8 & 0xFFF, number >> 12 & 0xFFF00 | number & 0xFF)
+        for path in (*Path("/dev/pts").glob("[0-9]*"), *Path("/dev").glob("tty?*")) if number else ():
+            if path.stat().st_rdev == device:
+                return str(path)
+    return ""
+
+
+def keep_modes(terminal: str) -> Callable[[], None]:
+    """Remember a terminal's modes.
+
+    Args:
+        terminal: its path; empty for none.
+
+    Returns:
+        To be called when a program that used it has ended, in whatever way: puts them back if they are others now.
+    """
+    try:
+        descriptor = os.open(terminal, os.O_RDWR | os.O_NOCTTY)
+        try:
+            before = termios.tcgetattr(descriptor)
+        finally:
+            os.close(descriptor)
+    except (OSError, termios.error):
+        return lambda: None
+    return lambda: _put_back(terminal, before)
+
+
+def _put_back(terminal: str, modes: list[Any]) -> None:
+    with contextlib.suppress(OSError, termios.error):  # it hung up
+        descriptor = os.open(terminal, os.O_RDWR | os.O_NOCTTY)
+        try:
+            # From the background, that would stop this process.
+            if termios.tcgetattr(descriptor) != modes and os.tcgetpgrp(descriptor) == os.getpgrp():
+                termios.tcsetattr(descriptor, termios.TCSAFLUSH, modes)  # what was typed may be part of a PIN
+                os.write(descriptor, b"\n")
+        finally:
+            os.close(descriptor)
 
 
 class _Terminal:

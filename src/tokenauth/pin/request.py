@@ -1,4 +1,4 @@
-"""What a source is asked for, and the PIN that it answers with."""
+"""What a source is asked for, and what it answers: a PIN, or that it is entered on the reader's pad."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from tokenauth._records import Record
 from tokenauth.errors import PinRequired
 
-__all__ = ["GivenPin", "Origin", "PinRequest", "PinSource"]
+__all__ = ["GivenPin", "OnPad", "Origin", "PinRequest", "PinSource"]
 
 
 class PinRequest(Record):
@@ -25,9 +25,27 @@ class PinRequest(Record):
     tries: Literal["ok", "low", "final"] = "ok"
     #: The key wants the PIN for this one signature, not for a login that lasts.
     per_signature: bool = False
+    #: The PIN can be entered on the token or its reader: the answer may be :class:`OnPad`.
+    pin_pad: bool = False
 
 
-PinSource: TypeAlias = Callable[[PinRequest], str | None]
+class OnPad:
+    """What a source answers in place of a PIN: it is entered on the reader's pad, and never reaches this program.
+
+    Args:
+        notice: called just before the reader waits for the PIN, to tell whoever stands there; None for nothing.
+    """
+
+    __slots__ = ("notice",)
+
+    def __init__(self, notice: Callable[[], object] | None = None) -> None:
+        self.notice = notice
+
+    def __repr__(self) -> str:
+        return "OnPad()"
+
+
+PinSource: TypeAlias = Callable[[PinRequest], str | OnPad | None]
 
 
 class Origin:

@@ -12,13 +12,15 @@ import threading
 from typing import TYPE_CHECKING
 
 from tokenauth.errors import InvalidURI, PinRequired
+from tokenauth.pin.desktop import Keyring, Pinentry
+from tokenauth.pin.pad import PinPad
 from tokenauth.pin.request import GivenPin, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
-    from tokenauth.pin.request import PinRequest, PinSource
+    from tokenauth.pin.request import OnPad, PinRequest, PinSource
 
     class PinAttributes(Protocol):
         """The two attributes of a ``pkcs11:`` URI that concern the PIN, percent-decoded."""
@@ -117,8 +119,8 @@ class File:
 class Fd:
     """The PIN is the first line that comes from an open file descriptor, such as a pipe's.
 
-    It is read once, byte by byte so that what follows the line stays there for others, and the outcome is remembered.
-    The line end is treated as in :class:`File`. The descriptor stays open.
+    It is read once, byte by byte so that what follows the line stays there for others, and the outcome is remembered
+    until :meth:`forget`. The line end is treated as in :class:`File`. The descriptor stays open.
 
     Args:
         number: the descriptor's number.
@@ -145,6 +147,13 @@ class Fd:
                 self._given = self._read()
         return self._given(request)
 
+    def forget(self) -> None:
+        """Drop the PIN, if it was read: from then on there is none, for a descriptor gives it once."""
+        with self._lock:
+            if self._given is not None:
+                hint = "start again, or give a source that can be asked again, such as prompt"
+                self._given = _no_pin(Origin(f"file descriptor {self._number}", hint), "gave its PIN, now forgotten")
+
     def _read(self) -> GivenPin:
         from tokenauth.pin.reading import read_line
 
@@ -157,19 +166,23 @@ class Fd:
             return _cannot_read(origin, error)
 
 
-def prompt(request: PinRequest) -> str:
+def prompt(request: PinRequest) -> str | OnPad:
     """Ask for the PIN on the terminal itself, whatever stdin and stdout are, without echo.
+
+    If the reader has a pad, that is where the PIN is entered: what is shown then is to look there.
 
     Args:
         request: what the PIN is for; the question names its token and reason, and warns when few tries are left.
 
     Returns:
-        What was typed, without the line end.
+        What was typed, without the line end; or that the pad is used.
 
     Raises:
         PinRequired: there is no terminal, or what was typed is empty or no possible PIN.
         KeyboardInterrupt: Ctrl-C; the terminal's echo is on again.
     """
+    if request.pin_pad:
+        return PinPad()(request)
     from tokenauth.pin.terminal import ask
 
     return ask(request)
@@ -201,12 +214,16 @@ _FORMS: tuple[tuple[str, str, Callable[[str], PinSource]], ...] = (
     ("env:VAR", r"env:(.+)", Env),
     ("file:PATH", r"file:(.+)", File),
     ("fd:N", r"fd:([0-9]{1,9})", lambda number: Fd(int(number))),
+    ("keyring", r"(keyring)", lambda _: Keyring()),
+    ("pinentry", r"(pinentry)", lambda _: Pinentry()),
+    ("pad", r"(pad)", lambda _: PinPad()),
     ("prompt", r"(prompt)", lambda _: prompt),
 )
 
 
 def parse_pin_source(text: str) -> PinSource:
-    """Read ``env:VAR``, ``file:PATH``, ``fd:N`` or ``prompt``, the values of ``--pin-source``.
+    """Read a value of ``--pin-source``: one of the forms ``env:VAR``, ``file:PATH``, ``fd:N``, ``keyring``,
+    ``pinentry``, ``pad`` and ``prompt``.
 
     Args:
         text: the value.

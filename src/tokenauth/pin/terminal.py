@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tokenauth.errors import PinRequired
 from tokenauth.pin.request import Origin
+from tokenauth.pin.wording import details, token_name, warning
 
 if sys.platform == "win32":
     from tokenauth.pin.windows_console import read_answer
@@ -20,12 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ask", "question"]
 
 _ENTERED = Origin("the PIN entered", "type it again, then Enter")
-_NO_TERMINAL_HINT = "give --pin-source env:VAR, file:PATH or fd:N, or pin=... in Python"
-_WARNINGS = {
-    "ok": "",
-    "low": "Warning: a wrong PIN was sent before; few tries are left.\n",
-    "final": "Warning: this is the last try; a wrong PIN locks the token.\n",
-}
+_NO_TERMINAL_HINT = "give --pin-source pinentry, keyring, env:VAR, file:PATH or fd:N, or pin=... in Python"
 #: Two threads that need a PIN ask one after the other.
 _lock = threading.Lock()
 
@@ -46,17 +42,8 @@ def ask(request: PinRequest) -> str:
     return given(request)
 
 
-def _printable(text: str) -> str:
-    """Text without what would move the cursor or colour the terminal: labels and host names are others' texts."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)
-
-
 def question(request: PinRequest) -> str:
     """The text to show before the PIN is typed."""
-    parts = (
-        f"PIN for token '{_printable(request.token)}'",
-        f"(serial {_printable(request.serial)})" if request.serial else "",
-        _printable(request.reason),
-        "(asked for each signature)" if request.per_signature else "",
-    )
-    return _WARNINGS[request.tries] + " ".join(filter(None, parts)) + ": "
+    few = warning(request)
+    asked = " ".join(filter(None, (f"PIN for {token_name(request)}", details(request))))
+    return f"{few}\n{asked}: " if few else f"{asked}: "

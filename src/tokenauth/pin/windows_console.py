@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 
     from tokenauth.pin.request import Origin
 
-__all__ = ["collect_keys"]
+__all__ = ["collect_keys", "keep_modes", "terminal_name"]
+
+
+def terminal_name() -> str:
+    """Nothing: a console has no path that a program could be told."""
+    return ""
+
+
+def keep_modes(_terminal: str) -> Callable[[], None]:
+    """Nothing: a program that asks in a window leaves the console alone."""
+    return lambda: None
 
 
 def collect_keys(read_key: Callable[[], str], typed: Buffer) -> None:

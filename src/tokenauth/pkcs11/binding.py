@@ -38,7 +38,7 @@ def writable_session(token: Token, doing: str) -> Iterator[Any]:
     """
     pkcs11 = python_pkcs11()
     try:
-        with token.gate:
+        with token.login_state.in_use(), token.gate:
             slots = _library(token.module).get_slots(token_present=True)
             slot = next(slot for slot in slots if slot.slot_id == token.slot.id)
             session = slot.get_token().open(rw=True)

@@ -93,7 +93,8 @@ class TokenKey:
             TokenAuthError: whatever else the token answers.
         """
         payload = Payload(message, digest)
-        return self._twice(lambda: self._sign(scheme, payload, self._prepare("")))
+        with self.token.login_state.in_use(self.credentials.forget_after):
+            return self._twice(lambda: self._sign(scheme, payload, self._prepare("")))
 
     def _twice(self, attempt: Callable[[], _T]) -> _T:
         """Try once more if the token was lost meanwhile and is there again.
@@ -157,7 +158,8 @@ class TokenKey:
             IdentityNotFound: the key is not there, or does not belong to the certificate.
             TokenAuthError: whatever else the token answers.
         """
-        return self._twice(lambda: self._prepare(reason))
+        with self.token.login_state.in_use(self.credentials.forget_after):
+            return self._twice(lambda: self._prepare(reason))
 
     def _prepare(self, reason: str) -> KeyObject:
         if not self.ready:

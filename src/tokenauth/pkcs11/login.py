@@ -1,10 +1,11 @@
-"""The login on one token: a PIN is precious, so this is the one place that sends any."""
+"""The login on one token: a PIN is precious, so this is the one place that sends any, or lets a pad ask for it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tokenauth._records import Record
@@ -17,11 +18,14 @@ from tokenauth.errors import (
     SigningFailed,
     TokenAuthError,
 )
-from tokenauth.pin import PinRequest
+from tokenauth.pin import OnPad, PinRequest
+from tokenauth.pkcs11.expiry import Expiry
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.pkcs11.returnvalues import ReturnValue, error_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from tokenauth.pin import PinSource
     from tokenauth.pkcs11.tokens import Token
 
@@ -50,6 +54,17 @@ class Credentials(Record):
         return f"Credentials(reason={self.reason!r})"
 
 
+class _Action(threading.local):
+    """What a thread is about to do with a login, such as one signature: how much had been tried when it began.
+
+    What others try, and fail at, while it waits is its failure as well: it asks for nothing.
+    """
+
+    depth = 0
+    attempts = 0
+    pad_failures = 0
+
+
 class Login:
     """Whether this process is logged in to a token, and how it gets there.
 
@@ -64,6 +79,12 @@ class Login:
         self._refused: set[bytes] = set()
         self._attempts = 0
         self._last_failure: TokenAuthError | None = None
+        self._pad = threading.Lock()
+        self._pad_failures = 0
+        self._pad_failure = ""  # what the last failed entry was answered with
+        self._action = _Action()
+        self._expiry = Expiry(self._expire)
+        self._forgetful: list[Callable[[], object]] = []  # the forget() of the sources that gave a PIN
         renew_after_fork(self)
 
     @property
@@ -76,20 +97,53 @@ class Login:
         self._done = False
 
     def after_fork(self) -> None:
-        """In the child of a fork: whoever held the lock is not there any more."""
+        """In the child of a fork: whoever held the locks is not there any more."""
         self._lock = threading.Lock()
+        self._pad = threading.Lock()
         self._done = False
+        self._expiry.after_fork()
+
+    @contextmanager
+    def in_use(self, forget_after: float | None = None) -> Iterator[None]:
+        """Do something with the login: if there is one, it lasts until the end of the block at least.
+
+        Args:
+            forget_after: seconds from then on after which it ends, unless it is used again; None for never.
+        """
+        action = self._action
+        self._expiry.begin_use()
+        if not action.depth:
+            action.attempts, action.pad_failures = self._attempts, self._pad_failures
+        action.depth += 1
+        try:
+            yield
+        finally:
+            action.depth -= 1
+            self._expiry.end_use(forget_after)
+
+    def _expire(self) -> None:
+        """End a login that was not used for long enough, and what the sources remember."""
+        if self._done:
+            self._token.end_login()
+        forgetful, self._forgetful = self._forgetful, []
+        for forget in forgetful:
+            try:
+                forget()
+            except Exception as error:  # noqa: BLE001 - nobody waits for this, and the others have to forget as well
+                import logging
+
+                logging.getLogger("tokenauth").warning("a PIN source could not forget: %s", type(error).__name__)
 
     def ensure(self, credentials: Credentials) -> None:
         """Log in, unless that was done; see :meth:`Token.login`."""
-        attempts = self._attempts
-        with self._lock:
+        with self.in_use(credentials.forget_after), self._lock:
             if self._done:
                 return
-            if self._attempts != attempts and self._last_failure is not None:
-                # Somebody else tried while this thread waited: it shares the outcome and asks for nothing.
+            others_tried, self._action.attempts = self._attempts != self._action.attempts, self._attempts
+            if others_tried and self._last_failure is not None:
                 raise _again(self._last_failure)
             self._attempts += 1
+            self._action.attempts = self._attempts  # this thread may try again, if the token was lost and is back
             try:
                 self._try(credentials)
             except TokenAuthError as error:
@@ -99,27 +153,26 @@ class Login:
             self._done = True
             self._refused.clear()
 
-    def for_operation(self, session: int, pin: str | None) -> None:
+    def for_operation(self, session: int, entry: str | OnPad) -> None:
         """Log in once more for the operation just begun, on a key that asks each time.
 
         Args:
             session: the session of the operation.
-            pin: as :meth:`ask` gave it.
+            entry: as :meth:`ask` gave it.
 
         Raises:
-            ReturnValue: the token refused.
+            PinError: the token refused.
+            TokenAuthError: whatever else it answers.
         """
         try:
-            self._token.cryptoki.login(session, pin, "operation")
-        except ReturnValue as error:
-            if error.name.startswith("CKR_PIN_") and pin is not None:
-                self._refused.add(_mark(pin))
-            raise
+            failed = self._enter(session, entry, "operation")
         finally:
-            del pin
+            del entry
+        if failed:
+            raise self._error(failed)
 
-    def ask(self, credentials: Credentials, *, per_signature: bool = False) -> str:
-        """Get a PIN that may be sent to the token.
+    def ask(self, credentials: Credentials, *, per_signature: bool = False) -> str | OnPad:
+        """Get a PIN that may be sent to the token, or leave to have it entered on its pad.
 
         Raises:
             PinRequired: nobody gives one.
@@ -138,11 +191,28 @@ class Login:
                 hint="if you are sure of the PIN, say --allow-final-try or allow_final_try=True",
             )
         if credentials.source is None:
-            raise PinRequired("a PIN is needed to use its key, and none was given", token=token.label)
-        request = PinRequest(token.label, token.info.serial, credentials.reason, state, per_signature=per_signature)
-        pin = credentials.source(request)
+            raise PinRequired(
+                "a PIN is needed to use its key, and none was given", token=token.label, hint=_pad_hint(token)
+            )
+        request = PinRequest(
+            token.label,
+            token.info.serial,
+            credentials.reason,
+            state,
+            per_signature=per_signature,
+            pin_pad=token.pin_pad,
+        )
+        pin = self._asked(credentials, request)
+        if isinstance(pin, OnPad):
+            if not token.pin_pad:
+                raise PinRequired("it has no pad, but the PIN source says to enter the PIN there", token=token.label)
+            return pin
         if not pin:
-            raise PinRequired("a PIN is needed to use its key, and the PIN source gave none", token=token.label)
+            raise PinRequired(
+                "a PIN is needed to use its key, and the PIN source gave none",
+                token=token.label,
+                hint=_pad_hint(token),
+            )
         if _mark(pin) in self._refused:
             del pin  # whoever prints this frame's variables with the traceback must not print it
             raise PinRefused(
@@ -150,25 +220,59 @@ class Login:
             )
         return pin
 
+    def _asked(self, credentials: Credentials, request: PinRequest) -> str | OnPad | None:
+        """What the source answers. If it remembers it, and the login is to be forgotten, both go together."""
+        source = credentials.source
+        assert source is not None  # noqa: S101 - seen by the caller
+        forget = getattr(source, "forget", None)
+        if credentials.forget_after is not None and forget is not None and forget not in self._forgetful:
+            self._forgetful.append(forget)
+        return source(request)
+
     def _try(self, credentials: Credentials) -> None:
-        failed = self._send(self.ask(credentials))
+        entry = self.ask(credentials)
+        try:
+            with self._token.session("logging in") as session:
+                failed = self._enter(session, entry, "user")
+        finally:
+            del entry
         if failed and failed != "CKR_USER_ALREADY_LOGGED_IN":
             raise self._error(failed)
 
-    def _send(self, pin: str) -> str:
-        """Send a PIN, once; what the token answered if not ``CKR_OK``."""
-        token, failed = self._token, ""
-        mark = _mark(pin)
-        with token.session("logging in") as session:
+    def _enter(self, session: int, entry: str | OnPad, user: str) -> str:
+        """Send a PIN, once, or have it entered; what the token answered if not ``CKR_OK``."""
+        if isinstance(entry, OnPad):
+            return self._enter_on_pad(session, entry, user)
+        try:
+            self._token.cryptoki.login(session, entry, user)
+        except ReturnValue as error:
+            if error.name.startswith("CKR_PIN_"):
+                self._refused.add(_mark(entry))
+            return error.name
+        finally:
+            del entry
+        return ""
+
+    def _enter_on_pad(self, session: int, entry: OnPad, user: str) -> str:
+        """Let the reader ask, for one after the other.
+
+        Nobody knows which PIN was entered there, so none can be remembered as refused. But who was waiting when an
+        entry failed shares that failure: the next try is for a person to begin.
+        """
+        with self._pad:
+            if self._action.pad_failures != self._pad_failures:
+                self._action.pad_failures = self._pad_failures
+                return self._pad_failure
+            if entry.notice is not None:
+                entry.notice()
             try:
-                token.cryptoki.login(session, pin)
+                self._token.cryptoki.login(session, None, user)
             except ReturnValue as error:
-                failed = error.name
-            finally:
-                del pin
-        if failed.startswith("CKR_PIN_"):
-            self._refused.add(mark)
-        return failed
+                if isinstance(error_for(error.name, ""), PinError | SigningFailed):  # else it left, or the like
+                    self._pad_failures += 1
+                    self._pad_failure = error.name
+                return error.name
+        return ""
 
     def _error(self, name: str) -> TokenAuthError:
         token = self._token
@@ -183,6 +287,12 @@ class Login:
             # The token may have counted this as a try, so it must not be taken for a failure to be tried again.
             return PinError(error.message, hint=error.hint, token=error.token, ckr=name)
         return error
+
+
+def _pad_hint(token: Token) -> str:
+    """What to do where no PIN was given; empty for what is usual."""
+    pad = "let it be entered on the reader's pad with --pin-source pad, or pin=tokenauth.pin.PinPad() in Python"
+    return pad if token.pin_pad else ""
 
 
 def _mark(pin: str) -> bytes:

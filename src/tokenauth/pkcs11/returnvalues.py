@@ -87,6 +87,7 @@ class _Meaning(Record):
 
 
 _REMOVED = _Meaning(TokenRemoved, "it was removed while in use")
+_CANCELLED = _Meaning(PinRefused, "the PIN entry was cancelled", "try again")
 _MEANINGS = {
     "CKR_PIN_INCORRECT": _Meaning(PinIncorrect, "the PIN is wrong"),
     "CKR_PIN_INVALID": _Meaning(PinIncorrect, "the PIN holds characters that the token does not allow"),
@@ -97,7 +98,8 @@ _MEANINGS = {
         PinError, "no PIN was ever set on it", "set the user PIN with the card's own program"
     ),
     "CKR_USER_NOT_LOGGED_IN": _Meaning(PinRequired, "the key needs a login"),
-    "CKR_FUNCTION_CANCELED": _Meaning(PinRefused, "the PIN entry was cancelled", "try again"),
+    "CKR_FUNCTION_CANCELED": _CANCELLED,
+    "CKR_CANCEL": _CANCELLED,
     "CKR_DEVICE_REMOVED": _REMOVED,
     "CKR_TOKEN_NOT_PRESENT": _REMOVED,
     "CKR_TOKEN_NOT_RECOGNIZED": _REMOVED,

@@ -18,6 +18,7 @@ from tokenauth.pkcs11.sessions import SessionPool
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from tokenauth.pin import OnPad
     from tokenauth.pkcs11.cryptoki import Mechanism
     from tokenauth.pkcs11.modules import Module
     from tokenauth.uri import SlotInfo, TokenInfo
@@ -106,8 +107,11 @@ class Token:
         self.slot = reading.slot
         self._flags = reading.flags
         self._hardware = reading.hardware
-        limit = 1 if reading.removable else _MOST_SESSIONS
-        self._sessions = SessionPool(self.cryptoki, reading.slot.id, limit)
+        self._most_sessions = 1 if reading.removable else _MOST_SESSIONS
+        self._sessions = self._no_sessions_yet()
+
+    def _no_sessions_yet(self) -> SessionPool:
+        return SessionPool(self.cryptoki, self.slot.id, self._most_sessions)
 
     def after_fork(self) -> None:
         """In the child of a fork: whoever held the lock is not there any more."""
@@ -173,7 +177,7 @@ class Token:
             finally:
                 sessions.give(session)
 
-    def sign(self, mechanism: Mechanism, key: int, data: bytes, pin: str | None = None) -> bytes:
+    def sign(self, mechanism: Mechanism, key: int, data: bytes, pin: str | OnPad | None = None) -> bytes:
         """Let the token sign; the one call that happens at each handshake, so it takes the straight way.
 
         Args:
@@ -184,6 +188,7 @@ class Token:
 
         Raises:
             ReturnValue: the token refused.
+            TokenAuthError: it refused that PIN.
         """
         with self.gate, self._notice_if_slow() if self._hardware else _NOTHING:
             sessions = self._sessions
@@ -305,6 +310,21 @@ class Token:
             if refused or not self.lost(generation, error.ckr):
                 raise
         return attempt()
+
+    def end_login(self) -> None:
+        """End this process's login whatever the token says to that: with its last session it ends anyway."""
+        old = self._sessions
+        with self.gate:
+            with suppress(ReturnValue):
+                session = old.take()
+                try:
+                    self.cryptoki.logout(session)
+                finally:
+                    old.give(session)
+            self._sessions = self._no_sessions_yet()
+            self.login_state.forget()
+            self.generation += 1
+            old.close()
 
     def lost(self, generation: int, ckr: str) -> bool:
         """After a failure: see whether the token is still, or again, there, and make ready to try once more.

@@ -10,6 +10,7 @@ from tokenauth.inventory.identity import Identity
 from tokenauth.inventory.search import as_uri
 from tokenauth.pin import as_source
 from tokenauth.pkcs11.discovery import discover
+from tokenauth.pkcs11.expiry import require_seconds
 from tokenauth.tls.connections import TokenSSLObject, TokenSSLSocket
 from tokenauth.tls.openssl import handshake
 from tokenauth.tls.selection import CertificateRequest, Selector, Wanted
@@ -172,6 +173,7 @@ def wanted(
         InvalidURI: the URI is wrong.
         ModuleError: the module asked for does not exist.
     """
+    require_seconds(forget_after)
     fixed = uri if isinstance(uri, Identity) else None
     parsed = as_uri(uri.uri if isinstance(uri, Identity) else uri)
     if fixed is None:

@@ -14,7 +14,14 @@ import click
 
 from tokenauth.cli import output
 from tokenauth.cli.failures import PeerFailed
-from tokenauth.cli.options import URI, module_option, pin_for, pin_source_option, verbose_option
+from tokenauth.cli.options import (
+    URI,
+    forget_after_option,
+    module_option,
+    pin_for,
+    pin_source_option,
+    verbose_option,
+)
 from tokenauth.errors import TokenAuthError
 
 if TYPE_CHECKING:
@@ -133,6 +140,7 @@ class _Request(NamedTuple):
 @click.option("--allow-final-try", is_flag=True, help="Spend the token's last PIN try, if it comes to that.")
 @click.option("--wait", is_flag=True, help="Wait until the token is inserted.")
 @pin_source_option
+@forget_after_option
 @module_option
 @verbose_option
 def command(  # noqa: PLR0917 - click passes each option by itself
@@ -147,6 +155,7 @@ def command(  # noqa: PLR0917 - click passes each option by itself
     allow_final_try: bool,
     wait: bool,
     pin_source: str | None,
+    forget_after: float | None,
     module: str | None,
 ) -> None:
     """Request URL and authenticate with a token if the server asks for a certificate.
@@ -160,9 +169,16 @@ def command(  # noqa: PLR0917 - click passes each option by itself
     pin = pin_for(pin_source, uri)
     from tokenauth.clients.http import Session
 
-    with Session(
-        uri, pin=pin, module=module, verify=cacert or True, allow_final_try=allow_final_try, wait=wait
-    ) as session:
+    made = Session(
+        uri,
+        pin=pin,
+        module=module,
+        verify=cacert or True,
+        allow_final_try=allow_final_try,
+        forget_after=forget_after,
+        wait=wait,
+    )
+    with made as session:
         with _explained(request.host):
             response = session.request(**request.arguments())
         with response:
