@@ -33,6 +33,9 @@ def read_message(connection: socket.socket) -> bytes:
         OSError, _Gone: there is none.
     """
     size = int.from_bytes(_exactly(connection, 2), "big")
+    # vpcd sends the two parts apart, and its kernel holds the second back until the first is acknowledged, which ours
+    # would put off for 40 ms. The option does not last.
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
     return _exactly(connection, size)
 
 
@@ -111,7 +114,6 @@ class Reader:
                 time.sleep(_RETRY)  # pcscd is not running, or not yet
                 continue
             with self._connection, contextlib.suppress(OSError, _Gone):
-                self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 while True:
                     self._answer(self._connection, read_message(self._connection), card, out)
 
