@@ -64,12 +64,13 @@ class Holder:
     compressed: bool = False
 
 
-#: A card as it is given to a person: one certificate for each use.
+#: A card as it is given to a person. `Authority` has no purpose for the last two slots; a server's keeps the first one
+#: the only TLS client, as it is on real cards.
 STANDARD = {
     "9A": Holder(),
     "9C": Holder("p256", "piv signer", ("document",)),
-    "9D": Holder("p384", "piv key management"),
-    "9E": Holder("p256", "piv card"),
+    "9D": Holder("p384", "piv key management", ("tls-server",)),
+    "9E": Holder("p256", "piv card", ("tls-server",)),
 }
 
 
@@ -83,12 +84,18 @@ class CardHandle:
         control: the socket of the process that the card lives in.
         name: of the card, there.
         profile: see `Profile`.
+
+    Attributes:
+        authority: who issued the certificates on it, if `personalise` was called.
+        certificates: slot: certificate, those that `personalise` made.
     """
 
     def __init__(self, control: Path, name: str, profile: Profile) -> None:
         self._control = control
         self._name = name
         self.profile = profile
+        self.authority: Authority | None = None
+        self.certificates: dict[str, x509.Certificate] = {}
         self._ask("make_card", profile)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
@@ -122,19 +129,15 @@ class CardHandle:
 
     # --- what is on it ---
 
-    def personalise(self, authority: Authority, holders: Mapping[str, Holder] = STANDARD) -> dict[str, x509.Certificate]:
-        """Make keys in slots and store certificates for them.
-
-        Returns:
-            The slots' certificates.
-        """
-        certificates = {}
+    def personalise(self, authority: Authority, holders: Mapping[str, Holder] = STANDARD) -> None:
+        """Make keys in slots and store certificates for them, and `save`."""
+        self.authority = authority
         for slot, holder in holders.items():
             csr = self.make_key(slot, holder.key_type, holder.common_name)
-            certificates[slot] = authority.issue(csr, purposes=holder.purposes, not_after=holder.not_after)
-            self.store_certificate(slot, certificates[slot], compressed=holder.compressed)
+            certificate = authority.issue(csr, purposes=holder.purposes, not_after=holder.not_after)
+            self.store_certificate(slot, certificate, compressed=holder.compressed)
+            self.certificates[slot] = certificate
         self.save()
-        return certificates
 
     def make_key(self, slot: str, key_type: str, common_name: str) -> x509.CertificateSigningRequest:
         """Make a key in a slot, and a request for a certificate with that CN."""

@@ -1,8 +1,9 @@
-"""The process that holds the virtual cards and pcscd, in a network namespace of its own.
+"""The process that holds the virtual cards and pcscd, in namespaces of its own for the network and for mounts.
 
     python -m tests.support.piv.host DIRECTORY READER...
 
-vpcd listens on all addresses; in this namespace there is nobody else. The tests reach the process through the unix
+vpcd listens on all addresses; in this namespace there is nobody else. pcscd writes into /run/pcscd, which here is one
+of its own, and which an ordinary user could not even make. The tests reach the process through the unix
 socket ``control`` in the directory, one pickled request for each connection. It ends, and pcscd with it, when its
 standard input does, so when the tests are killed. Then it removes the directory.
 """
@@ -236,8 +237,14 @@ def loopback_up() -> None:
         fcntl.ioctl(any_socket, set_flags, struct.pack("16sh", b"lo", up))
 
 
+def hide_run() -> None:
+    """An empty /run for this process and those that it starts."""
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
+
+
 def main(directory: Path, readers: list[str]) -> None:
     loopback_up()
+    hide_run()
     host = Host(directory, readers)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(directory / "control"))

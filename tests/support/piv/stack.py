@@ -38,7 +38,7 @@ app default {{
 
 
 class CardStack:
-    """pcscd with one virtual card or more, in a private directory and network namespace.
+    """pcscd with one virtual card or more, in a private directory and private namespaces.
 
     Nothing of the machine's own pcscd, readers or OpenSC configuration is touched, any number of stacks can run at
     the same time, and all of it ends with `close` or with the process that made it, however that ends.
@@ -66,6 +66,7 @@ class CardStack:
         file_cache: bool = False,
         directory: Path | None = None,
     ) -> None:
+        _require_programs()
         self.directory = directory or Path(tempfile.mkdtemp(prefix="tokenauth-piv-"))
         self._write_configuration(file_cache)
         self._cards = 0
@@ -180,11 +181,8 @@ class CardStack:
         (self.directory / "opensc.conf").write_text(text)
 
     def _start(self, readers: tuple[str, ...]) -> subprocess.Popen[bytes]:
-        require("pcscd"), require("setpriv")
-        if not VPCD.exists():
-            pytest.fail(f"{VPCD} is not installed (package vsmartcard-vpcd) and this test needs it", pytrace=False)
         as_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-        command = [require("unshare"), "--net", *as_root, "--", sys.executable, "-m", "tests.support.piv.host"]
+        command = [require("unshare"), "--net", "--mount", *as_root, "--", sys.executable, "-m", "tests.support.piv.host"]
         with (self.directory / "host.log").open("ab") as log:
             return subprocess.Popen(
                 [*command, str(self.directory), *readers],
@@ -199,6 +197,13 @@ class CardStack:
         assert self._process.stdout is not None
         if self._process.stdout.readline() != b"ready\n":
             raise RuntimeError(f"the virtual card does not start:\n{self.log()}")
+
+
+def _require_programs() -> None:
+    for program in ("pcscd", "unshare", "setpriv", "mount"):
+        require(program)
+    if not VPCD.exists():
+        pytest.fail(f"{VPCD} is not installed (package vsmartcard-vpcd) and this test needs it", pytrace=False)
 
 
 def _plain_environment() -> dict[str, str]:
