@@ -60,6 +60,7 @@ class Card:
         keys: key reference: key.
         objects: tag: value.
         latency: instruction: seconds that the card takes longer for it.
+        busy: the instruction that it is at, or None.
         faults: instruction: status words that it answers from now on instead of doing anything, one each time.
         log: the last commands, without their data, and their status words.
     """
@@ -71,6 +72,7 @@ class Card:
         self.keys: dict[int, Key] = {}
         self.objects = objects.factory_objects(profile.guid)
         self.latency: dict[int, float] = {}
+        self.busy: int | None = None
         self.faults: dict[int, list[int]] = {}
         self.log: deque[str] = deque(maxlen=2000)
         self.clear_counters()

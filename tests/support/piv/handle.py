@@ -133,15 +133,20 @@ class CardHandle:
         """Make keys in slots and store certificates for them, and `save`."""
         self.authority = authority
         for slot, holder in holders.items():
-            csr = self.make_key(slot, holder.key_type, holder.common_name)
+            self.make_key(slot, holder.key_type)
+            csr = self.request(slot, holder.common_name)
             certificate = authority.issue(csr, purposes=holder.purposes, not_after=holder.not_after)
             self.store_certificate(slot, certificate, compressed=holder.compressed)
             self.certificates[slot] = certificate
         self.save()
 
-    def make_key(self, slot: str, key_type: str, common_name: str) -> x509.CertificateSigningRequest:
-        """Make a key in a slot, and a request for a certificate with that CN."""
-        return x509.load_der_x509_csr(self._ask("make_key", int(slot, 16), key_type, common_name))
+    def make_key(self, slot: str, key_type: str) -> None:
+        """Make a key in a slot."""
+        self._ask("make_key", int(slot, 16), key_type)
+
+    def request(self, slot: str, common_name: str) -> x509.CertificateSigningRequest:
+        """A request for a certificate with that CN for the slot's key; it needs no PIN and is not counted."""
+        return x509.load_der_x509_csr(self._ask("request", int(slot, 16), common_name))
 
     def store_certificate(self, slot: str, certificate: x509.Certificate, *, compressed: bool = False) -> None:
         """Store a slot's certificate, whatever key is there."""
@@ -182,6 +187,12 @@ class CardHandle:
     def puk_tries(self) -> int:
         """How many tries the PUK has left."""
         return int(self._state("puk_tries"))
+
+    @property
+    def busy(self) -> str | None:
+        """The instruction that the card is at; tests of what happens meanwhile give it a latency and wait for this."""
+        instruction = self._state("busy")
+        return None if instruction is None else INSTRUCTIONS.get(instruction, "other")
 
     @property
     def log(self) -> list[str]:

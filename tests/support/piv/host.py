@@ -160,9 +160,12 @@ class Host:
 
     # --- what is on cards ---
 
-    def make_key(self, name: str, slot: int, key_type: str, subject: str) -> bytes:
-        """A key in a slot; answers a certificate signing request (DER)."""
-        key = self._cards[name].keys[slot] = generate(KEY_TYPES[key_type])
+    def make_key(self, name: str, slot: int, key_type: str) -> None:
+        self._cards[name].keys[slot] = generate(KEY_TYPES[key_type])
+
+    def request(self, name: str, slot: int, subject: str) -> bytes:
+        """A certificate signing request (DER) for the slot's key."""
+        key = self._cards[name].keys[slot]
         builder = x509.CertificateSigningRequestBuilder().subject_name(common_name(subject))
         return builder.sign(key.private, hashes.SHA256()).public_bytes(Encoding.DER)
 
@@ -197,6 +200,7 @@ class Host:
             "counters": card.counters,
             "pin_tries": card.pin.tries,
             "puk_tries": card.puk.tries,
+            "busy": card.busy,
             "log": list(card.log),
         }
 

@@ -127,7 +127,9 @@ class Reader:
         elif len(message) < 2:  # power off, which needs nothing, or no code at all
             return
         else:
+            card.busy = message[1]
             out.wait(card.latency.get(message[1], 0.0))
             answer = b"" if out.is_set() else card.transmit(message)
+            card.busy = None
         if not out.is_set():
             write_message(connection, answer)
