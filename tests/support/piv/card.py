@@ -95,10 +95,15 @@ class Card:
         self._saved = copy.copy(self.pin), copy.copy(self.puk), dict(self.keys), dict(self.objects)
 
     def restore(self) -> None:
-        """Be as at `save`, just reset, with no latency and no faults, counters at zero."""
+        """Be as at `save`, with nothing verified, no latency and no faults, counters at zero.
+
+        The application stays selected: that it is not, without a reset, is nothing that a program could expect.
+        """
         pin, puk, keys, data = self._saved
         self.pin, self.puk, self.keys, self.objects = copy.copy(pin), copy.copy(puk), dict(keys), dict(data)
+        selected = self._status.selected
         self._status = _Status(self.profile)
+        self._status.selected = selected
         self.latency.clear()
         self.faults.clear()
         self.clear_counters()

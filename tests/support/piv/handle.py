@@ -161,7 +161,7 @@ class CardHandle:
         self._ask("save")
 
     def restore(self) -> None:
-        """Be as at `save`, just reset; no latency, no failures to come, and counters at zero."""
+        """Be as at `save`, with nothing verified, no latency, no failures to come, and counters at zero."""
         self._ask("restore")
 
     # --- a look inside ---

@@ -34,6 +34,7 @@ from tests.support.piv.card import Card
 from tests.support.piv.keys import KEY_TYPES, generate
 from tests.support.piv.profile import Profile
 from tests.support.piv.vpcd import Reader
+from tests.support.piv.watch import await_card
 
 #: pcscd's driver for cards that come by TCP; the package vsmartcard-vpcd puts it there.
 VPCD = Path("/usr/lib/pcsc/drivers/serial/libifdvpcd.so")
@@ -52,6 +53,7 @@ class Pcscd:
     def __init__(self, directory: Path, readers: list[str]) -> None:
         self._directory = directory
         self._socket = directory / "pcscd.comm"
+        os.environ["PCSCLITE_CSOCK_NAME"] = str(self._socket)  # for this process's own look at it
         self._process: subprocess.Popen[bytes] | None = None
         (directory / "readers").mkdir()
         (directory / "usb-drivers").mkdir()
@@ -115,6 +117,7 @@ class Host:
 
     def __init__(self, directory: Path, readers: list[str]) -> None:
         self._pcscd = Pcscd(directory, readers)
+        self._names = [f"{name} 00 00" for name in readers]  # as pcscd calls them
         self._cards: dict[str, Card] = {}
         self._readers = [Reader(port_of(number)) for number in range(len(readers))]
 
@@ -122,14 +125,11 @@ class Host:
 
     def start_pcscd(self) -> None:
         self._pcscd.start()
-        for reader in self._readers:
-            if reader.card is not None:
-                reader.await_power()
+        for number in range(len(self._readers)):
+            self._await_pcscd(number)
 
     def stop_pcscd(self, kill: bool) -> None:
         self._pcscd.stop(kill=kill)
-        for reader in self._readers:
-            reader.pcscd_ended()
 
     def pcscd_pid(self) -> int | None:
         return self._pcscd.pid
@@ -141,22 +141,23 @@ class Host:
 
     def insert(self, name: str, reader: int) -> None:
         self._readers[reader].insert(self._cards[name])
-        if self._pcscd.pid:
-            self._readers[reader].await_power()
+        self._await_pcscd(reader)
 
     def remove(self, name: str) -> None:
-        self._reader_of(name).remove()
+        number = self.reader_of(name)
+        if number is None:
+            raise ValueError("the card is in no reader")
+        self._readers[number].remove()
+        self._await_pcscd(number)
 
     def reader_of(self, name: str) -> int | None:
         """The number of the reader that the card is in."""
         card = self._cards[name]
         return next((number for number, reader in enumerate(self._readers) if reader.card is card), None)
 
-    def _reader_of(self, name: str) -> Reader:
-        number = self.reader_of(name)
-        if number is None:
-            raise ValueError("the card is in no reader")
-        return self._readers[number]
+    def _await_pcscd(self, reader: int) -> None:
+        if self._pcscd.pid:
+            await_card(self._names[reader], self._readers[reader].card is not None)
 
     # --- what is on cards ---
 

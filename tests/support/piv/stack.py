@@ -45,7 +45,8 @@ class CardStack:
 
     Args:
         profile: the card's.
-        readers: names of the readers; pcscd adds two numbers to each. The card is in the first.
+        readers: names of the readers, all different; to each pcscd adds `` 00 00``, and makes another one `` 00 01`` that
+            is always empty. The card is in the first.
         file_cache: whether OpenSC keeps what it has read in files.
         directory: a new directory for it all, which only its owner may enter; None makes one.
 

@@ -71,7 +71,6 @@ class Reader:
         self._connection: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self._out = threading.Event()
-        self._powered = threading.Event()
 
     def insert(self, card: Card) -> None:
         """Put a card in."""
@@ -79,17 +78,11 @@ class Reader:
             raise ValueError("there is a card in the reader")
         self.card = card
         self._out = threading.Event()
-        self._powered.clear()
         self._thread = threading.Thread(target=self._serve, args=(card, self._out), daemon=True)
         self._thread.start()
 
-    def await_power(self) -> None:
-        """Wait until pcscd has noticed the card."""
-        if not self._powered.wait(_NOTICED):
-            raise TimeoutError("pcscd does not notice the card")
-
     def remove(self) -> None:
-        """Pull the card out, in the middle of a command or not, and wait until pcscd has noticed."""
+        """Pull the card out, in the middle of a command or not, and wait until vpcd has noticed."""
         if self._thread is None:
             raise ValueError("there is no card in the reader")
         self._out.set()
@@ -99,12 +92,8 @@ class Reader:
                 self._connection.shutdown(socket.SHUT_WR)
         self._thread.join(_NOTICED)
         if self._thread.is_alive():
-            raise TimeoutError("pcscd does not notice that the card is gone")
+            raise TimeoutError("vpcd does not notice that the card is gone")
         self.card = self._thread = None
-
-    def pcscd_ended(self) -> None:
-        """Nothing is noticed any more."""
-        self._powered.clear()
 
     def _serve(self, card: Card, out: threading.Event) -> None:
         while not out.is_set():
@@ -122,7 +111,6 @@ class Reader:
             answer = card.profile.atr
         elif message in {_ON, _RESET}:
             card.reset()
-            self._powered.set()
             return
         elif len(message) < 2:  # power off, which needs nothing, or no code at all
             return
