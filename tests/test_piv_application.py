@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from functools import partial
+from typing import Any
 
 import pytest
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
@@ -23,7 +24,10 @@ from tests.support.piv.references import padded
 
 PIN, PUK = padded("123456"), padded("12345678")
 WRONG = padded("000000")
-KEYS = {slot: generate(KEY_TYPES[kind]) for slot, kind in {0x9A: "rsa2048", 0x9C: "p256", 0x9D: "p384"}.items()}
+#: One key of each kind for all tests; of any type to the type checker, as each test knows which it uses.
+KEYS: dict[int, Any] = {
+    slot: generate(KEY_TYPES[kind]) for slot, kind in {0x9A: "rsa2048", 0x9C: "p256", 0x9D: "p384"}.items()
+}
 
 
 class Terminal:
@@ -58,9 +62,7 @@ class Terminal:
 
     def sign(self, slot: int, data: bytes) -> tuple[int, bytes]:
         template = tlv.encode(0x7C, tlv.encode(0x82), tlv.encode(0x81, data))
-        status, answer = self.send_long(
-            apdu.GENERAL_AUTHENTICATE, self.card.keys[slot].algorithm << 8 | slot, template
-        )
+        status, answer = self.send_long(apdu.GENERAL_AUTHENTICATE, self.card.keys[slot].algorithm << 8 | slot, template)
         return status, tlv.find(tlv.find(answer, 0x7C), 0x82) if status == 0x9000 else b""
 
     def authenticate(self, key: bytes | None = None) -> int:
@@ -289,7 +291,8 @@ def test_rsa_is_raw():
 
 
 @pytest.mark.parametrize(
-    ("slot", "digest"), [(0x9C, hashes.SHA1()), (0x9C, hashes.SHA256()), (0x9D, hashes.SHA256()), (0x9D, hashes.SHA384())]
+    ("slot", "digest"),
+    [(0x9C, hashes.SHA1()), (0x9C, hashes.SHA256()), (0x9D, hashes.SHA256()), (0x9D, hashes.SHA384())],
 )
 def test_ecdsa_takes_a_digest(slot, digest):
     terminal = Terminal()

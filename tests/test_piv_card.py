@@ -106,6 +106,15 @@ def test_retired_slots(make_stack):
     assert seen.count("Certificate Object") == 2
 
 
+def test_opensc_may_keep_what_it_has_read(make_stack):
+    stack = make_stack(file_cache=True)
+    stack.card.personalise(Authority(), {"9A": Holder()})
+    output(pkcs11_tool(stack, "--list-objects"))
+    before = stack.card.counters.instructions["GET RESPONSE"]
+    assert "CN=piv client" in output(pkcs11_tool(stack, "--list-objects"))
+    assert stack.card.counters.instructions["GET RESPONSE"] == before > 0
+
+
 # --- signing ---
 
 
@@ -180,7 +189,8 @@ def test_the_pin_is_changed(piv):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "profile"), [("03", Profile()), ("0C", Profile(management_key=bytes(range(32)), management_algorithm=12))]
+    ("algorithm", "profile"),
+    [("03", Profile()), ("0C", Profile(management_key=bytes(range(32)), management_algorithm=12))],
 )
 def test_a_key_and_a_certificate_by_piv_tool(make_stack, algorithm, profile):
     stack = make_stack(profile)

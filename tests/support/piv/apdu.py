@@ -95,7 +95,7 @@ class Command(NamedTuple):
         if len(raw) < 4:
             raise APDUError
         data, le = _body(raw[4:])
-        return cls(*raw[:4], data, le)
+        return cls(raw[0], raw[1], raw[2], raw[3], data, le)
 
     @property
     def parameters(self) -> int:

@@ -12,7 +12,7 @@ from tests.support.piv.admin import Administrator
 from tests.support.piv.apdu import INSTRUCTIONS, SW, Chaining, Command, Refusal, Response
 from tests.support.piv.keys import Key, generate
 from tests.support.piv.profile import Profile
-from tests.support.piv.references import PIN_FORMAT, PUK_FORMAT, Reference
+from tests.support.piv.references import Reference, fits_pin, fits_puk
 
 __all__ = ["Card", "Counters"]
 
@@ -194,7 +194,7 @@ class Card:
             raise Refusal(SW.WRONG_P1_P2)
         if not command.data:
             return self._pin_state()
-        if not PIN_FORMAT(command.data):
+        if not fits_pin(command.data):
             raise Refusal(SW.WRONG_DATA)  # without a try lost
         self._status.verified = self._status.fresh = False
         self.pin.compare(command.data)
@@ -208,7 +208,7 @@ class Card:
         return b""
 
     def _change_reference(self, command: Command, _: bool) -> bytes:
-        known = {PIN: (self.pin, PIN_FORMAT), PUK: (self.puk, PUK_FORMAT)}
+        known = {PIN: (self.pin, fits_pin), PUK: (self.puk, fits_puk)}
         if command.p1 or command.p2 not in known:
             raise Refusal(SW.NO_REFERENCE)
         reference, fits = known[command.p2]
@@ -223,7 +223,7 @@ class Card:
         if command.parameters != PIN:
             raise Refusal(SW.NO_REFERENCE)
         puk, pin = command.data[:8], command.data[8:]
-        if not (PUK_FORMAT(puk) and PIN_FORMAT(pin)):
+        if not (fits_puk(puk) and fits_pin(pin)):
             raise Refusal(SW.WRONG_DATA)
         self.puk.compare(puk)
         self.pin.change(pin)

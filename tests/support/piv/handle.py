@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import socket
 from dataclasses import dataclass
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from tests.support.piv.profile import Profile
     from tokenauth.testing import Authority
 
-__all__ = ["STANDARD", "CardHandle", "Holder", "ask"]
+__all__ = ["CONTROL", "STANDARD", "CardHandle", "Holder", "ask", "attach", "attached_ask"]
 
+#: The variable that tells the programs of a stack how to reach its cards.
+CONTROL = "TOKENAUTH_TEST_CARDS"
+_FIRST_CARD = "card 1"
 _TIMEOUT = 30.0  # seconds
 _NUMBERS = {name: number for number, name in INSTRUCTIONS.items()}
 
@@ -43,6 +47,16 @@ def ask(control: Path, method: str, *arguments: Any) -> Any:
     if not good:
         raise result
     return result
+
+
+def attached_ask(method: str, *arguments: Any) -> Any:
+    """The same in a program that a stack runs."""
+    return ask(Path(os.environ[CONTROL]), method, *arguments)
+
+
+def attach() -> CardHandle:
+    """The stack's first card, in a program that the stack runs."""
+    return CardHandle(Path(os.environ[CONTROL]), _FIRST_CARD, attached_ask("profile", _FIRST_CARD))
 
 
 @dataclass(frozen=True)
@@ -83,7 +97,7 @@ class CardHandle:
     Args:
         control: the socket of the process that the card lives in.
         name: of the card, there.
-        profile: see `Profile`.
+        profile: see `Profile`; what it was made with.
 
     Attributes:
         authority: who issued the certificates on it, if `personalise` was called.
@@ -92,14 +106,13 @@ class CardHandle:
 
     def __init__(self, control: Path, name: str, profile: Profile) -> None:
         self._control = control
-        self._name = name
+        self.name = name
         self.profile = profile
         self.authority: Authority | None = None
         self.certificates: dict[str, x509.Certificate] = {}
-        self._ask("make_card", profile)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        return ask(self._control, method, self._name, *arguments)
+        return ask(self._control, method, self.name, *arguments)
 
     # --- in and out ---
 

@@ -16,6 +16,7 @@ import os
 import pickle
 import selectors
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -80,7 +81,7 @@ class Pcscd:
             listener.listen(64)
             self._process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", "sh", "-c", take_over, "sh", *command],
-                stdin=listener,
+                stdin=listener.fileno(),
                 stdout=log,
                 stderr=log,
                 # Without drivers for USB it leaves the readers of the machine alone.
@@ -138,6 +139,9 @@ class Host:
 
     def make_card(self, name: str, profile: Profile) -> None:
         self._cards[name] = Card(profile)
+
+    def profile(self, name: str) -> Profile:
+        return self._cards[name].profile
 
     def insert(self, name: str, reader: int) -> None:
         self._readers[reader].insert(self._cards[name])
@@ -248,6 +252,7 @@ def hide_run() -> None:
 
 
 def main(directory: Path, readers: list[str]) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     loopback_up()
     hide_run()
     host = Host(directory, readers)

@@ -67,7 +67,8 @@ def _chuid(guid: bytes) -> bytes:
 
 def _ccc(guid: bytes) -> bytes:
     """The card capability container: the card's identifier, the versions of this container and its grammar."""
-    filled = {0xF0: bytes.fromhex("A000000116FF02") + guid[:14], 0xF1: b"\x21", 0xF2: b"\x21", 0xF4: b"\0", 0xF5: b"\x10"}
+    identifier = bytes.fromhex("A000000116FF02") + guid[:14]
+    filled = {0xF0: identifier, 0xF1: b"\x21", 0xF2: b"\x21", 0xF4: b"\0", 0xF5: b"\x10"}
     tags = (0xF0, 0xF1, 0xF2, 0xF3, 0xF4, 0xF5, 0xF6, 0xF7, 0xFA, 0xFB, 0xFC, 0xFD, 0xFE)
     return b"".join(tlv.encode(tag, filled.get(tag, b"")) for tag in tags)
 

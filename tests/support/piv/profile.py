@@ -59,6 +59,4 @@ class Profile:
 
 def yubikey(serial: int = 12345678) -> Profile:
     """A card that libykcs11 takes for a YubiKey 5, from before it had GET METADATA."""
-    return Profile(
-        atr=YUBIKEY_ATR, selected_at_reset=False, verify_adjacent=False, version=(5, 2, 4), serial=serial
-    )
+    return Profile(atr=YUBIKEY_ATR, selected_at_reset=False, verify_adjacent=False, version=(5, 2, 4), serial=serial)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from tests.support.piv.apdu import SW, Refusal
 
-__all__ = ["PIN_FORMAT", "PUK_FORMAT", "Reference", "check_format"]
+__all__ = ["Reference", "fits_pin", "fits_puk", "padded"]
 
 SIZE = 8  # bytes, filled up with FF
 
 
-def PIN_FORMAT(value: bytes) -> bool:
+def fits_pin(value: bytes) -> bool:
     """Six to eight digits, filled up with FF."""
     digits = value.rstrip(b"\xff")
     return len(value) == SIZE and len(digits) >= 6 and digits.isdigit()
 
 
-def PUK_FORMAT(value: bytes) -> bool:
+def fits_puk(value: bytes) -> bool:
     return len(value) == SIZE
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.piv.handle import CardHandle, ask
+from tests.support.piv.handle import CONTROL, CardHandle, ask
 from tests.support.piv.host import VPCD
 from tests.support.piv.profile import Profile
 from tests.support.programs import SYSTEM_DIRECTORIES, require
@@ -45,8 +45,8 @@ class CardStack:
 
     Args:
         profile: the card's.
-        readers: names of the readers, all different; to each pcscd adds `` 00 00``, and makes another one `` 00 01`` that
-            is always empty. The card is in the first.
+        readers: names of the readers, all different. To each pcscd adds `` 00 00``, and makes another one `` 00 01``
+            that is always empty. The card is in the first.
         file_cache: whether OpenSC keeps what it has read in files.
         directory: a new directory for it all, which only its owner may enter; None makes one.
 
@@ -69,6 +69,7 @@ class CardStack:
     ) -> None:
         _require_programs()
         self.directory = directory or Path(tempfile.mkdtemp(prefix="tokenauth-piv-"))
+        self._control = self.directory / "control"
         self._write_configuration(file_cache)
         self._cards = 0
         self._process = self._start(readers)
@@ -83,17 +84,20 @@ class CardStack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that programs need to find this pcscd and OpenSC's configuration."""
+        """The variables that programs need: for this pcscd, OpenSC's configuration, and `attach`."""
         return {
             # libpcsclite reads it once in a process.
             "PCSCLITE_CSOCK_NAME": str(self.directory / "pcscd.comm"),
             "OPENSC_CONF": str(self.directory / "opensc.conf"),
+            CONTROL: str(self._control),
         }
 
     def new_card(self, profile: Profile | None = None) -> CardHandle:
         """Make another card; it is in no reader yet."""
         self._cards += 1
-        return CardHandle(self.directory / "control", f"card {self._cards}", profile or Profile())
+        card = CardHandle(self._control, f"card {self._cards}", profile or Profile())
+        self._ask("make_card", card.name, card.profile)
+        return card
 
     # --- pcscd ---
 
@@ -146,7 +150,7 @@ class CardStack:
         )
 
     def python(self, script: str, *arguments: str | Path, **more: Any) -> subprocess.CompletedProcess[bytes]:
-        """Run a Python script, given as its text, that uses the card; it can import tokenauth and the tests' support."""
+        """Run a Python script, given as its text; it can import tokenauth and the tests' support."""
         return self.run(sys.executable, "-c", script, *arguments, **more)
 
     # --- its life ---
@@ -174,7 +178,7 @@ class CardStack:
         self.close()
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        return ask(self.directory / "control", method, *arguments)
+        return ask(self._control, method, *arguments)
 
     def _write_configuration(self, file_cache: bool) -> None:
         caching = "public" if file_cache else "no"
@@ -183,15 +187,16 @@ class CardStack:
 
     def _start(self, readers: tuple[str, ...]) -> subprocess.Popen[bytes]:
         as_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-        command = [require("unshare"), "--net", "--mount", *as_root, "--", sys.executable, "-m", "tests.support.piv.host"]
+        apart = [require("unshare"), "--net", "--mount", *as_root, "--"]
         with (self.directory / "host.log").open("ab") as log:
             return subprocess.Popen(
-                [*command, str(self.directory), *readers],
+                [*apart, sys.executable, "-m", "tests.support.piv.host", str(self.directory), *readers],
                 cwd=_ROOT,
                 env=_plain_environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                start_new_session=True,  # what the terminal sends to the tests does not keep it from cleaning up
             )
 
     def _await_ready(self) -> None:
