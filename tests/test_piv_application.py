@@ -104,7 +104,7 @@ def test_rubbish_is_no_tlv_or_all_of_it_is(data):
     assert sum(len(value) for _, value in found) + 2 * len(found) <= len(data)
 
 
-@pytest.mark.parametrize("bad", ["53", "5F", "5F81", "5305AA", "5380", "5384FFFFFFFF", "538201", "1F818181FF00"])
+@pytest.mark.parametrize("bad", ["53", "5F", "5F81", "5305AA", "5380", "5384FFFFFFFF", "538201", "1F8181810100"])
 def test_broken_tlv(bad):
     with pytest.raises(tlv.TLVError):
         tlv.parse(bytes.fromhex(bad))
@@ -212,6 +212,17 @@ def test_long_answers_come_in_parts_or_at_once():
     assert terminal.send(apdu.GET_RESPONSE, le=8) == (0x6100, whole[8:16])
     assert terminal.tries() == 0x63C3
     assert terminal.send(apdu.GET_RESPONSE)[0] == 0x6985  # another command came between
+
+
+def test_another_command_ends_an_unfinished_chain():
+    terminal = Terminal()
+    assert terminal.send(apdu.GET_DATA, 0x3FFF, bytes.fromhex("5C"), cla=0x10) == (0x9000, b"")
+    assert terminal.verify() == 0x9000
+    assert terminal.send(apdu.GET_DATA, 0x3FFF, bytes.fromhex("017E"))[0] == 0x6A80
+    assert terminal.send(apdu.GET_DATA, 0x3FFF, bytes.fromhex("5C01"), cla=0x10) == (0x9000, b"")
+    assert terminal.send(apdu.VERIFY, 0x80, PIN[:4], cla=0x10) == (0x9000, b"")
+    assert terminal.send(apdu.VERIFY, 0x80, PIN[4:])[0] == 0x9000
+    assert terminal.send(apdu.GET_DATA, 0x3FFF, bytes.fromhex("7E"))[0] == 0x6A80
 
 
 # --- PIN and PUK ---
