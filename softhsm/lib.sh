@@ -57,8 +57,8 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # --- system packages ---
 
 package_managers='apt-get brew dnf pacman apk zypper'
-# A line per need: the commands, or the header, of which any one shows that it is met, then its packages for each
-# manager above.
+# A line per need: the commands, the header or the library, of which any one shows that it is met, then its packages for
+# each manager above. The virtual card needs Linux's namespaces, so nothing is installed for it on macOS.
 package_table='
 softhsm|softhsm2-util|softhsm2     |softhsm  |softhsm        |softhsm|softhsm     |softhsm
 nginx  |nginx        |nginx        |nginx    |nginx          |nginx  |nginx       |nginx
@@ -68,7 +68,12 @@ p11-kit|p11-kit      |p11-kit      |p11-kit  |p11-kit        |p11-kit|p11-kit   
 pkcs11.h|p11-kit-1/p11-kit/pkcs11.h|libp11-kit-dev|p11-kit|p11-kit-devel|p11-kit|p11-kit-dev|p11-kit-devel
 cc     |cc           |gcc libc6-dev|gcc      |gcc glibc-devel|gcc    |gcc musl-dev|gcc glibc-devel
 pinentry-tty|pinentry-tty|pinentry-tty|pinentry|pinentry-tty|pinentry|pinentry-tty|pinentry
-pinentry-curses|pinentry-curses|pinentry-curses|pinentry|pinentry|pinentry|pinentry|pinentry'
+pinentry-curses|pinentry-curses|pinentry-curses|pinentry|pinentry|pinentry|pinentry|pinentry
+pcscd  |pcscd        |pcscd        |         |pcsc-lite      |pcsclite|pcsc-lite  |pcsc-lite
+vpcd   |vpcd-config  |vsmartcard-vpcd|       |vsmartcard-vpcd|vsmartcard-vpcd|vsmartcard-vpcd|vsmartcard-vpcd
+opensc |opensc-tool  |opensc opensc-pkcs11|  |opensc         |opensc |opensc      |opensc
+yubico-piv-tool|yubico-piv-tool|yubico-piv-tool||yubico-piv-tool|yubico-piv-tool|yubico-piv-tool|yubico-piv-tool
+ykcs11 |libykcs11.so |ykcs11       |         |yubico-piv-tool|yubico-piv-tool|yubico-piv-tool-libs|yubico-piv-tool'
 
 # table_cell NEED COLUMN
 table_cell() {
@@ -80,6 +85,10 @@ is_met() {
   for program in $(table_cell "$1" 2); do
     case $program in *.h)
       [ -e "/usr/include/$program" ] || [ -e "/usr/local/include/$program" ] || [ -e "/opt/homebrew/include/$program" ]
+      return
+      ;;
+    *.so)
+      [ -n "$(find /usr/lib /usr/lib64 /usr/local/lib -maxdepth 2 -name "$program" 2>/dev/null)" ]
       return
       ;;
     esac
@@ -120,7 +129,8 @@ missing_packages() {
   if [ "$manager" = apt-get ] && ! venv_fits && ! "$python" -c 'import ensurepip' 2>/dev/null; then
     packages="$packages python$(python_version "$python")-venv"
   fi
-  echo "${packages# }"
+  # shellcheck disable=SC2086 # unquoted, so that needs without a package here leave no blanks
+  echo $packages
 }
 
 # install_needs NEED...: install what is missing, or say what to install where we do not do it ourselves.
@@ -155,19 +165,23 @@ apt_update_and_install() {
 }
 
 apt_install() {
-  local by_hand="As root:  apt-get update && apt-get install $*" had_nginx=no
+  local by_hand="As root:  apt-get update && apt-get install $*" unit newly=''
   if [ "$(id -u)" -ne 0 ]; then
     have sudo || die "missing packages: $*" 'This is neither root nor a machine with sudo.' "$by_hand"
     sudo true || die "missing packages: $*" 'sudo refused.' "$by_hand" # a password is asked for here, not inside a step
   fi
-  if have nginx; then had_nginx=yes; fi
+  for unit in nginx.service pcscd.socket; do
+    if ! have "${unit%.*}"; then newly="$newly $unit"; fi
+  done
   add_start_policy
   step "Installing packages (apt-get update, apt-get install): $*" apt_update_and_install "$@"
   remove_start_policy
-  # The policy kept nginx from starting now; this keeps it from starting at the next boot.
-  if [ "$had_nginx" = no ] && have nginx && have systemctl; then
-    step 'Keeping the new nginx from running as a service' as_root systemctl disable nginx.service
-  fi
+  # The policy kept services from starting now; this keeps them from starting at the next boot.
+  for unit in $newly; do
+    if have "${unit%.*}" && have systemctl; then
+      step "Keeping the new ${unit%.*} from running as a service" as_root systemctl disable "$unit"
+    fi
+  done
 }
 
 # Debian starts a service as it installs it, unless this script says no (exit 101). One that is there already stays.

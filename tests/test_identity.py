@@ -262,7 +262,7 @@ def test_no_token(zoo):
 
 def test_no_identity_on_the_token(zoo):
     with pytest.raises(tokenauth.IdentityNotFound, match=r"no certificate on token 'zoo' matches .*object=absent"):
-        tokenauth.identity(f"{zoo.uri};object=absent")
+        tokenauth.identity(f"{zoo.uri};object=absent", module=zoo.module)
 
 
 def test_a_bare_word_is_a_label(zoo):

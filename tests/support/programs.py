@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 # Where distributions put servers; the PATH of an ordinary user may lack them.
-_SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 _TIMEOUT = 60.0  # seconds
 
 
 def require(program: str) -> str:
     """The path of a program, or a failed test."""
-    search = os.pathsep.join([os.environ.get("PATH", os.defpath), *_SYSTEM_DIRECTORIES])
+    search = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_DIRECTORIES])
     path = shutil.which(program, path=search)
     if path is None:
         pytest.fail(f"the program {program!r} is not installed and this test needs it", pytrace=False)
