@@ -10,7 +10,7 @@ venv=$root/.venv
 # Debian keeps nginx and apache2 in sbin, which is not on an ordinary user's PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
-# prepare EXTRA NEED...: all that must be there before the project runs. EXTRA is '' or '[test]'; needs: package_table.
+# prepare EXTRA NEED...: all that must be there before the project runs. EXTRA is '' or '[test,cards]'; needs: package_table.
 prepare() {
   local extra=$1
   shift
@@ -69,6 +69,7 @@ pkcs11.h|p11-kit-1/p11-kit/pkcs11.h|libp11-kit-dev|p11-kit|p11-kit-devel|p11-kit
 cc     |cc           |gcc libc6-dev|gcc      |gcc glibc-devel|gcc    |gcc musl-dev|gcc glibc-devel
 pinentry-tty|pinentry-tty|pinentry-tty|pinentry|pinentry-tty|pinentry|pinentry-tty|pinentry
 pinentry-curses|pinentry-curses|pinentry-curses|pinentry|pinentry|pinentry|pinentry|pinentry
+winscard.h|PCSC/winscard.h|libpcsclite-dev||pcsc-lite-devel|pcsclite|pcsc-lite-dev|pcsc-lite-devel
 pcscd  |pcscd        |pcscd        |         |pcsc-lite      |pcsclite|pcsc-lite  |pcsc-lite
 vpcd   |vpcd-config  |vsmartcard-vpcd|       |vsmartcard-vpcd|vsmartcard-vpcd|vsmartcard-vpcd|vsmartcard-vpcd
 opensc |opensc-tool  |opensc opensc-pkcs11|  |opensc         |opensc |opensc      |opensc
@@ -128,6 +129,10 @@ missing_packages() {
   # Debian splits ensurepip, which `python -m venv` needs, from its Pythons.
   if [ "$manager" = apt-get ] && ! venv_fits && ! "$python" -c 'import ensurepip' 2>/dev/null; then
     packages="$packages python$(python_version "$python")-venv"
+  fi
+  # pyscard is compiled, and Debian packages Python's headers apart as well.
+  if [ "$manager" = apt-get ] && [[ " $* " = *' winscard.h '* ]] && ! has_headers; then
+    packages="$packages python$(python_version "$python")-dev"
   fi
   # shellcheck disable=SC2086 # unquoted, so that needs without a package here leave no blanks
   echo $packages
@@ -209,6 +214,8 @@ is_new_enough() { [ "$("$1" -c 'import sys; print(sys.version_info >= (3, 11))' 
 
 python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 
+has_headers() { [ -e "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; }
+
 # Sets $python: the one that PYTHON names, else that of a fitting .venv, else the first on PATH that is new enough.
 choose_python() {
   local candidate
@@ -255,12 +262,13 @@ ensure_venv() {
   step "Making ${venv##*/} with $python, version $(python_version "$python")" "$python" -m venv "$venv"
 }
 
-# install_project EXTRA: skipped while pyproject.toml is what it was at the last time; [test] includes all that '' does.
+# install_project EXTRA: skipped while pyproject.toml is what it was at the last time; [test,cards] includes all that ''
+# does.
 install_project() {
   local stamp=$venv/.installed now
   now=$(cksum <"$root/pyproject.toml")
   case $(cat "$stamp" 2>/dev/null) in
-    "$now $1" | "$now [test]") return ;;
+    "$now $1" | "$now [test,cards]") return ;;
   esac
   rm -f "$stamp"
   step "Installing tokenauth$1 into ${venv##*/}" \

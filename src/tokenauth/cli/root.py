@@ -23,6 +23,7 @@ _COMMANDS = {
     "list": "tokenauth.cli.commands.list",
     "show": "tokenauth.cli.commands.show",
     "get": "tokenauth.cli.commands.get",
+    "readers": "tokenauth.cli.commands.readers",
     "softtoken": "tokenauth.cli.commands.softtoken",
     "demo": "tokenauth.cli.commands.demo",
     "doctor": "tokenauth.cli.commands.doctor",
