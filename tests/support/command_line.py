@@ -23,6 +23,7 @@ def environment(**more: str) -> dict[str, str]:
         "PYTHONPATH": str(Path(tokenauth.__file__).parents[1]),
         "SOFTHSM2_CONF": os.environ.get("SOFTHSM2_CONF", "/nonexistent"),
         "TOKENAUTH_MODULE": softhsm_module(),
+        "PCSCLITE_CSOCK_NAME": "/nonexistent/pcscd.comm",  # the tester's readers are left alone
     }
     return {name: value for name, value in (given | more).items() if value}
 

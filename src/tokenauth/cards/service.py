@@ -9,10 +9,14 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenauth.errors import ReadersUnavailable
 
-__all__ = ["INSTALL_PYSCARD", "no_reader", "refusal", "users_of_pcsc"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["INSTALL_PYSCARD", "no_reader", "programs", "refusal", "users_of_pcsc"]
 
 INSTALL_PYSCARD = (
     "pip install pyscard (on Linux it is compiled: that takes gcc, Python's headers and libpcsclite-dev), or for the "
@@ -33,6 +37,7 @@ _PERMIT = (
 _SOCKET = "/run/pcscd/pcscd.comm"
 _PLUG_IN = "plug the reader in; if it is, its driver may be missing: for most readers the package libccid, or ccid"
 _LIBRARY = "libpcsclite.so"
+_PROC = Path("/proc")
 
 
 def refusal(*, permission: bool = False) -> ReadersUnavailable:
@@ -73,15 +78,35 @@ def no_reader() -> ReadersUnavailable:
     return ReadersUnavailable("no reader is there", reason="reader", hint=_PLUG_IN)
 
 
+def programs() -> list[tuple[int, str]]:
+    """The programs of this user, on Linux.
+
+    Returns:
+        Process id and name of each.
+    """
+    found = []
+    for pid, name, directory in _processes():
+        with suppress(OSError):  # it has ended
+            if directory.stat().st_uid == os.getuid():
+                found.append((pid, name))
+    return found
+
+
 def users_of_pcsc() -> list[tuple[int, str]]:
     """Other programs that have PC/SC's library loaded, one of which may be the one that keeps a card for itself.
 
     Returns:
-        Process id and name of each; only those that this user may look into, on Linux alone.
+        Process id and name of each; only those that this user may look into, on Linux.
     """
     found = []
-    for process in Path("/proc").glob("[0-9]*") if sys.platform == "linux" else ():
+    for pid, name, directory in _processes():
         with suppress(OSError):  # it has ended, or is somebody else's
-            if int(process.name) != os.getpid() and _LIBRARY in (process / "maps").read_text():
-                found.append((int(process.name), (process / "comm").read_text().strip()))
-    return sorted(found)
+            if pid != os.getpid() and _LIBRARY in (directory / "maps").read_text():
+                found.append((pid, name))
+    return found
+
+
+def _processes() -> Iterator[tuple[int, str, Path]]:
+    for directory in sorted(_PROC.glob("[0-9]*")) if sys.platform == "linux" else ():
+        with suppress(OSError):
+            yield int(directory.name), (directory / "comm").read_text().strip(), directory

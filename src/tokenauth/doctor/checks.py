@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from tokenauth.doctor.cards import Surroundings, check_cards, look_at_readers
+from tokenauth.doctor.clock import check_clock
 from tokenauth.doctor.environment import check_environment
 from tokenauth.doctor.findings import Finding
 from tokenauth.doctor.identities import check_identity
+from tokenauth.doctor.modules import check_modules, check_table
 from tokenauth.errors import ModuleError, TokenAuthError
+from tokenauth.inventory.candidates import find_modules
+from tokenauth.inventory.survey import Inventory, take_inventory
+from tokenauth.uri import TokenURI
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tokenauth.inventory.survey import TokenEntry
-    from tokenauth.pkcs11.discovery import ModuleCandidate
 
 __all__ = ["examine"]
 
@@ -28,14 +33,17 @@ def examine(module: str | None = None) -> list[Finding]:
     Returns:
         The findings, in the order in which things build on each other.
     """
-    findings = [*_check_python(), *check_environment(os.environ)]
-    loaded = 0
-    for finding in _check_modules(module):
-        findings.append(finding)
-        loaded += finding.check == "module" and finding.status == "ok"
-    if loaded:
-        findings.extend(_check_tokens(module))
-    return findings
+    seen = look_at_readers()  # first: a module that is loaded connects to the cards
+    findings = [*_check_python(), *check_environment(os.environ), *check_clock(), *check_table()]
+    try:
+        found = find_modules(module)
+    except ModuleError as error:
+        return [*findings, Finding("module", "error", error.message, next=error.hint)]
+    told, working = check_modules(found.candidates, found.problems)
+    inventory = take_inventory(TokenURI(), module=module) if working else Inventory((), (), 0)
+    around = Surroundings(tuple(found.candidates), working, inventory.entries)
+    tokens = _check_tokens(inventory) if working else ()
+    return [*findings, *told, *check_cards(seen, around), *tokens]
 
 
 def _check_python() -> Iterator[Finding]:
@@ -55,60 +63,7 @@ def _check_python() -> Iterator[Finding]:
         yield Finding("openssl", "ok", f"{ssl.OPENSSL_VERSION} takes keys that live in tokens")
 
 
-def _check_modules(module: str | None) -> Iterator[Finding]:
-    from tokenauth.pkcs11.discovery import survey
-
-    try:
-        found = survey(module)
-    except ModuleError as error:
-        yield Finding("module", "error", error.message, next=error.hint)
-        return
-    for problem in found.problems:
-        yield Finding("module", "warning", problem, next="correct or remove that file")
-    if not found.candidates:
-        yield Finding(
-            "module",
-            "error",
-            "no PKCS#11 module is installed",
-            "a module is the library through which programs use a token",
-            "install your card's software (for many cards: the package opensc), or softhsm2 to try things",
-        )
-    yield from map(_check_module, found.candidates)
-
-
-_REPAIR = "install the module's software again, or name another file with --module or TOKENAUTH_MODULE"
-#: By the module's name: what usually is the matter with it.
-_REPAIRS = {
-    "softhsm2": "let SOFTHSM2_CONF name a configuration that you can read ('tokenauth softtoken init' makes one); the "
-    "system's own is often for root only",
-}
-
-
-def _check_module(candidate: ModuleCandidate) -> Finding:
-    from tokenauth.pkcs11.modules import load_module
-
-    named = f"{candidate.path} ({candidate.origin})"
-    try:
-        module = load_module(candidate.path)
-    except ModuleError as error:
-        reason = error.message + (f" ({error.ckr})" if error.ckr else "")
-        return Finding(
-            "module",
-            "error",
-            f"{named} does not work",
-            reason,
-            _REPAIRS.get(candidate.name, _REPAIR),
-        )
-    info = module.info
-    version = ".".join(map(str, info.version))
-    return Finding("module", "ok", f"{named}: {info.manufacturer} {info.description} {version}")
-
-
-def _check_tokens(module: str | None) -> Iterator[Finding]:
-    from tokenauth.inventory.survey import take_inventory
-    from tokenauth.uri import TokenURI
-
-    inventory = take_inventory(TokenURI(), module=module)
+def _check_tokens(inventory: Inventory) -> Iterator[Finding]:
     for failure in inventory.failures:
         if not isinstance(failure, ModuleError):  # those were told with the modules
             yield Finding("token", "error", str(failure), next="take the card out, insert it again and run this again")
@@ -123,7 +78,7 @@ def _check_tokens(module: str | None) -> Iterator[Finding]:
     for entry in inventory.entries:
         yield _check_token(entry)
         for identity in entry.identities:
-            yield check_identity(identity)
+            yield check_identity(identity, entry.identities)
 
 
 _UNBLOCK = "unblock it with the PUK or the security officer's PIN, with the card's own program"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-__all__ = ["Finding"]
+__all__ = ["Finding", "Status"]
+
+Status = Literal["ok", "warning", "error"]
 
 
 class Finding(NamedTuple):
     """One thing that was checked.
 
     Args:
-        check: what was checked: ``python``, ``openssl``, ``environment``, ``module``, ``token``, ``certificate``.
+        check: what was checked: ``python``, ``openssl``, ``environment``, ``clock``, ``table``, ``module``, ``reader``,
+            ``card``, ``token``, ``certificate``.
         status: ``ok``; ``warning``: it works, or may be meant so; ``error``: it keeps something from working.
         what: what was found.
         why: why that matters; empty if it is plain.
@@ -19,7 +22,7 @@ class Finding(NamedTuple):
     """
 
     check: str
-    status: Literal["ok", "warning", "error"]
+    status: Status
     what: str
     why: str = ""
     next: str = ""

@@ -104,6 +104,12 @@ class Identity:
         """The token's other certificates, DER; the chain is among them."""
         return self._found.others
 
+    @property
+    def always_authenticate(self) -> bool | None:
+        """Its key takes the PIN for each signature; None if that does not show, as for most keys before a login."""
+        key = self._found.private_key
+        return None if key is None else key.always_authenticate
+
     @cached_property
     def uri(self) -> str:
         """The ``pkcs11:`` URI that selects this identity and no other."""

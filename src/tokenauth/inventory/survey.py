@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from tokenauth._records import Record
 from tokenauth.errors import ModuleError, TokenAuthError
 from tokenauth.inventory import certificates
+from tokenauth.inventory.candidates import find_modules
 from tokenauth.inventory.identity import FINGERPRINT, Found, Identity, fingerprint
 from tokenauth.pin import from_uri
-from tokenauth.pkcs11.discovery import discover
 from tokenauth.pkcs11.keys import KeyReference, matching_key
 from tokenauth.pkcs11.modules import Module, SlotFailure, load_module
 from tokenauth.pkcs11.objects import CertificateObject, Objects, read_objects
@@ -119,13 +119,17 @@ def find_tokens(uri: TokenURI, *, module: str | None = None, isolate: bool | Non
 
 def _candidates(uri: TokenURI, module: str | None) -> list[ModuleCandidate]:
     named = module or uri.module_path
-    candidates = discover(named, module_name=uri.module_name)
-    if not candidates:
-        raise ModuleError(
-            "no PKCS#11 module is installed",
-            hint="install your card's software (for many cards: the package opensc), or name its module with --module",
-        )
-    return candidates
+    found = find_modules(named, module_name=uri.module_name)
+    for problem in found.problems:
+        import logging
+
+        logging.getLogger("tokenauth").warning("%s", problem)
+    if not found.candidates:
+        from tokenauth.inventory.serving import advice_for_cards
+
+        software = advice_for_cards() or "install your card's software (for many cards: the package opensc)"
+        raise ModuleError("no PKCS#11 module is installed", hint=f"{software}, or name its module with --module")
+    return found.candidates
 
 
 def _loaded(

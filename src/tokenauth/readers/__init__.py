@@ -23,7 +23,7 @@ def reader_record(reading: Reading, candidates: Sequence[ModuleCandidate] | None
         candidates: as for :func:`tokenauth.inventory.serving.serving`.
     """
     card = reading.card
-    served = serving(card, candidates) if card else None
+    served = serving(reading.cards, candidates)
     return {
         "reader": reading.reader,
         "present": reading.present,
