@@ -59,6 +59,11 @@ class SessionPool:
             with self._changed:
                 self._changed.notify()
 
+    @property
+    def all_lent(self) -> bool:
+        """Whether there are sessions, and all of them are in use."""
+        return self._count > 0 and not self._idle
+
     def state(self) -> int | None:
         """The ``CK_STATE`` of some session that nobody uses now; None if there is none.
 
