@@ -240,7 +240,7 @@ def require_some(inventory: Inventory, uri: TokenURI) -> list[Identity]:
     Raises:
         TokenNotFound: no token matches.
         IdentityNotFound: tokens match, but no identity on them does.
-        TokenAuthError: what kept the only token from being read.
+        TokenAuthError: what kept a token that matches from being read.
     """
     found = distinct(inventory)
     if found:
@@ -254,7 +254,10 @@ def require_some(inventory: Inventory, uri: TokenURI) -> list[Identity]:
             hint=f"insert the card or check the URI ({inventory.modules} module(s) were asked); 'tokenauth list' "
             "shows the tokens that are there",
         )
-    if inventory.failures:
-        raise inventory.failures[0]
-    labels = ", ".join(repr(entry.token.label) for entry in inventory.entries)
-    raise IdentityNotFound(f"no certificate on token {labels} matches {shown}")
+    names = {entry.token.label for entry in inventory.entries}
+    for failure in inventory.failures:
+        if failure.token in names:
+            raise failure
+    labels = ", ".join(map(repr, sorted(names)))
+    hint = f"not everything could be looked at: {inventory.failures[0]}" if inventory.failures else ""
+    raise IdentityNotFound(f"no certificate on token {labels} matches {shown}", hint=hint)

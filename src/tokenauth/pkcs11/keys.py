@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from tokenauth._records import Record
-from tokenauth.errors import IdentityNotFound, MechanismUnsupported, PinError, SigningFailed, TokenAuthError
+from tokenauth.errors import IdentityNotFound, MechanismUnsupported, SigningFailed
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.pkcs11.mechanisms import KeyShape, Payload, SignatureScheme, Way, ways
 from tokenauth.pkcs11.objects import KeyObject, carries, find_private_keys
+from tokenauth.pkcs11.recovery import twice
 from tokenauth.pkcs11.returnvalues import ReturnValue, error_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tokenauth.pkcs11.tokens import Credentials, Token
 
 __all__ = ["KeyReference", "TokenKey", "ecdsa_der"]
-
-_T = TypeVar("_T")
 
 #: What a token answers at ``C_SignInit`` when another way to the same signature may still work.
 _TRY_ANOTHER_WAY = {"CKR_MECHANISM_INVALID", "CKR_MECHANISM_PARAM_INVALID"}
@@ -54,8 +51,7 @@ class TokenKey:
         self.reference = reference
         self.shape = shape
         self.credentials = credentials
-        self._found: Any = None
-        self._generation = -1  # of the token, when the key was found
+        self._found: Any = (None, None)
         self._lock = threading.Lock()
         renew_after_fork(self)
         self._ways: dict[SignatureScheme, Way] = {}  # what worked, so that the token is not asked again
@@ -85,26 +81,16 @@ class TokenKey:
             TokenAuthError: whatever else the token answers.
         """
         payload = Payload(message, digest)
-        return self._twice(lambda: self._sign(scheme, payload, self._prepare("")))
+        return twice(self.token, lambda: self._sign(scheme, payload, *self._prepare("")))
 
-    def _twice(self, attempt: Callable[[], _T]) -> _T:
-        """Try once more if the token was lost meanwhile and is there again; a PIN error is never such a reason."""
-        generation = self.token.generation
-        try:
-            return attempt()
-        except TokenAuthError as error:
-            if isinstance(error, PinError) or not self.token.lost(generation, error.ckr):
-                raise
-        return attempt()
-
-    def _sign(self, scheme: SignatureScheme, payload: Payload, key: KeyObject) -> bytes:
+    def _sign(self, scheme: SignatureScheme, payload: Payload, generation: int, key: KeyObject) -> bytes:
         known = self._ways.get(scheme)
         candidates = [known] if known and not (known.needs_message and payload.message is None) else None
         for way in candidates or ways(scheme, self.shape, self.token.mechanisms(), payload):
             prepared = way.prepare(scheme, self.shape, payload)
             pin = self.token.login_state.ask(self.credentials, per_signature=True) if key.always_authenticate else None
             try:
-                signature = self.token.sign(way.mechanism, key.handle, prepared, pin)
+                signature = self.token.sign(way.mechanism, key.handle, generation, prepared, pin)
             except ReturnValue as refusal:
                 if refusal.name in _TRY_ANOTHER_WAY:
                     continue
@@ -123,7 +109,8 @@ class TokenKey:
     @property
     def ready(self) -> bool:
         """Whether the key was found and logged in to, and nothing was lost since."""
-        return self._generation == self.token.generation
+        generation: int | None = self._found[0]
+        return generation == self.token.generation
 
     def prepare(self, reason: str = "") -> KeyObject:
         """Find the key, and log in if it does not show or asks for that; nothing happens the second time.
@@ -136,27 +123,30 @@ class TokenKey:
             IdentityNotFound: the key is not there, or does not belong to the certificate.
             TokenAuthError: whatever else the token answers.
         """
-        return self._twice(lambda: self._prepare(reason))
+        return twice(self.token, lambda: self._prepare(reason)[1])
 
-    def _prepare(self, reason: str) -> KeyObject:
+    def _prepare(self, reason: str) -> tuple[int, KeyObject]:
+        """The key, and the token's generation in which it was found."""
         if not self.ready:
             with self._lock:
                 if not self.ready:
                     generation = self.token.generation
-                    self._found = self._find(reason)
-                    self._generation = generation  # last: whoever sees it does not wait for the lock
-        found: KeyObject = self._found
+                    self._found = (generation, self._find(reason, generation))
+        found: tuple[int, KeyObject] = self._found
         return found
 
-    def _find(self, reason: str) -> KeyObject:
-        key = self._look()
+    def _find(self, reason: str, generation: int) -> KeyObject:
+        """All in one generation of the token: the login of one says nothing of what shows in another."""
+        key = self._look(generation)
         if key is None or key.private:
             self.token.login(self.credentials._replace(reason=reason) if reason else self.credentials)
-            key = self._look()
+            key = self._look(generation)
+            if key is None:
+                self.token.check_login(generation)
         return self._checked(key)
 
-    def _look(self) -> KeyObject | None:
-        return matching_key(self.reference, find_private_keys(self.token))
+    def _look(self, generation: int) -> KeyObject | None:
+        return matching_key(self.reference, find_private_keys(self.token, generation))
 
     def _checked(self, key: KeyObject | None) -> KeyObject:
         if key is None:

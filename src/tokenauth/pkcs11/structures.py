@@ -17,6 +17,7 @@ __all__ = [
     "InitializeArgs",
     "Mechanism",
     "MechanismInfo",
+    "SessionInfo",
     "SlotInfo",
     "TokenInfo",
 ]
@@ -97,6 +98,12 @@ class TokenInfo(_Packed):
     ]
 
 
+class SessionInfo(_Packed):
+    """``CK_SESSION_INFO``."""
+
+    _fields_ = [("slot", c_ulong), ("state", c_ulong), ("flags", c_ulong), ("device_error", c_ulong)]
+
+
 class Mechanism(_Packed):
     """``CK_MECHANISM``."""
 
@@ -128,6 +135,7 @@ FUNCTIONS: dict[str, tuple[int, tuple[Any, ...]]] = {
     "C_InitToken": (9, (c_ulong, c_void_p, c_ulong, c_char_p)),
     "C_OpenSession": (12, (c_ulong, c_ulong, c_void_p, c_void_p, _ULONG_P)),
     "C_CloseSession": (13, (c_ulong,)),
+    "C_GetSessionInfo": (15, (c_ulong, POINTER(SessionInfo))),
     "C_Login": (18, (c_ulong, c_ulong, c_void_p, c_ulong)),
     "C_Logout": (19, (c_ulong,)),
     "C_GetAttributeValue": (24, (c_ulong, c_ulong, c_void_p, c_ulong)),

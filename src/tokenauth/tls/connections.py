@@ -14,6 +14,7 @@ from tokenauth.tls import exchange
 
 if TYPE_CHECKING:
     from tokenauth.inventory.identity import Identity
+    from tokenauth.tls.offers import Offer
 
 __all__ = ["TokenSSLObject", "TokenSSLSocket"]
 
@@ -27,8 +28,13 @@ class _Explains:
     client's side of the handshake is over; so reading can fail for the same reasons as the handshake.
     """
 
-    #: The identity that this connection authenticated with; None while it has not.
-    identity: Identity | None = None
+    #: Kept: its key has to sign although the context may have forgotten it meanwhile, because of another connection.
+    _offer: Offer | None = None
+
+    @property
+    def identity(self) -> Identity | None:
+        """The identity that this connection authenticated with; None while it has not."""
+        return self._offer.identity if self._offer else None
 
     def do_handshake(self, *args: Any, **kwargs: Any) -> None:
         """As in ``ssl``.
@@ -42,7 +48,7 @@ class _Explains:
         except ssl.SSLError as error:
             self._explain(error)
         finally:
-            self.identity = exchange.identity() or self.identity
+            self._offer = exchange.end() or self._offer
 
     def read(self, *args: Any, **kwargs: Any) -> Any:
         """As in ``ssl``.
@@ -56,7 +62,7 @@ class _Explains:
         except ssl.SSLError as error:
             self._explain(error)
         finally:
-            self.identity = exchange.identity() or self.identity
+            self._offer = exchange.end() or self._offer
 
     def _explain(self, error: ssl.SSLError) -> NoReturn:
         if isinstance(error, _TRY_AGAIN):
@@ -78,7 +84,8 @@ class _Explains:
         meaning = None if self.server_side else meaning_of(error.reason)  # type: ignore[attr-defined]
         if meaning is None:
             raise error
-        used = exchange.identity() or self.identity
+        offer = exchange.offer() or self._offer
+        used = offer.identity if offer else None
         message = f"{meaning.message} ({error.reason})"
         if used is not None:
             message += f"; it was {used.certificate.subject.rfc4514_string()}"

@@ -6,8 +6,9 @@ import threading
 from typing import TYPE_CHECKING
 
 from tokenauth._records import Record
-from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, TokenAuthError
+from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, TokenAuthError, TokenNotFound, TokenRemoved
 from tokenauth.inventory.search import credentials_for, require_some, take_inventory
+from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.tls import exchange
 from tokenauth.tls.offers import Offer
 from tokenauth.tls.openssl import handshake
@@ -77,9 +78,7 @@ class Wanted(Record):
     @property
     def credentials(self) -> Credentials:
         """For the logins."""
-        return credentials_for(
-            self.pin, self.uri, allow_final_try=self.allow_final_try, forget_after=self.forget_after
-        )
+        return credentials_for(self.pin, self.uri, allow_final_try=self.allow_final_try, forget_after=self.forget_after)
 
 
 class Selector(handshake.Responder):
@@ -89,19 +88,29 @@ class Selector(handshake.Responder):
 
     Args:
         wanted: what to choose from.
+
+    Attributes:
+        pinned: the identity of a server's context, which is never chosen anew.
     """
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
+        self.pinned: Offer | None = None
         self._offers: list[Offer] | None = None
         self._answers: dict[tuple[str, tuple[bytes, ...]], Offer | object | None] = {}
+        self._known = ""  # the label of the only token that was there before
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: whoever held the lock is not there any more."""
         self._lock = threading.Lock()
 
     def forget(self) -> None:
         """Look at the tokens anew when the next server asks."""
         with self._lock:
             self._offers = None
-            self._answers.clear()
+            self._answers = {}  # another one: who is about to answer from what was forgotten writes to the old one
 
     def offers(self) -> list[Offer]:
         """The identities to choose from; one that OpenSSL can not take counts only if there is no other.
@@ -124,7 +133,12 @@ class Selector(handshake.Responder):
             inventory = take_inventory(
                 wanted.uri, module=wanted.module, credentials=credentials, isolate=wanted.isolate
             )
-            found = require_some(inventory, wanted.uri)
+            try:
+                found = require_some(inventory, wanted.uri)
+            except TokenNotFound as error:
+                if not self._known:
+                    raise
+                raise TokenRemoved("it was removed", token=self._known) from error
         offers, failures = [], []
         for identity in found:
             try:
@@ -133,6 +147,7 @@ class Selector(handshake.Responder):
                 failures.append(error)
         if not offers:
             raise failures[0]
+        self._known = _only_token(offers)
         return offers
 
     def respond(self, connection: int) -> None:
@@ -156,18 +171,19 @@ class Selector(handshake.Responder):
             offer = self._decide(connection, *key)
         if not isinstance(offer, Offer):
             return None
-        exchange.use(offer.identity)
+        exchange.use(offer)
         if not offer.key.ready:
             offer.key.prepare(f"to authenticate to {key[0] or 'the server'}")
         return offer
 
     def _decide(self, connection: int, host: str, authorities: tuple[bytes, ...]) -> Offer | None:
         """Look at what the server asks for, choose, and remember the choice."""
+        answers = self._answers
         version, schemes = handshake.version(connection), handshake.schemes(connection)
         offer = self._choose(CertificateRequest(host, authorities, schemes, version))
-        if len(self._answers) >= _MOST_ANSWERS:
-            self._answers.clear()
-        self._answers[host, authorities] = offer
+        if len(answers) >= _MOST_ANSWERS:
+            answers.clear()
+        answers[host, authorities] = offer
         return offer
 
     def _choose(self, request: CertificateRequest) -> Offer | None:
