@@ -41,6 +41,7 @@ class SessionPool:
     Attributes:
         generation: a number that no other pool has.
         closed: it gives no sessions any more.
+        retired: because its token seems to have left.
     """
 
     def __init__(self, cryptoki: Cryptoki, slot: int, limit: int, check: Callable[[], None]) -> None:
@@ -48,7 +49,7 @@ class SessionPool:
         self._cryptoki = cryptoki
         self._slot = slot
         self._check = check
-        self.closed = False
+        self.closed = self.retired = False
         self._limit = limit
         self._idle: list[int] = []
         self._open: list[int] = []
@@ -152,30 +153,32 @@ class SessionPool:
             raise ReturnValue("CKR_SESSION_CLOSED", "C_OpenSession")
         session = self._cryptoki.open_session(self._slot)
         try:
-            if self._open:
-                self._see_witness()
-            else:
+            if not self._open:
                 self._check()
+            elif not self._witness_lives():
+                raise ReturnValue("CKR_DEVICE_REMOVED", "C_OpenSession")
         except ReturnValue:
             self._close_one(session)
             raise
         self._open.append(session)
         return session
 
-    def _see_witness(self) -> None:
+    def _witness_lives(self) -> bool:
         try:
             self._cryptoki.session_state(self._open[0])
         except ReturnValue as error:
-            if error.name in GONE:
-                raise
+            return error.name not in GONE
+        return True
 
-    def lives(self) -> bool:
-        """Whether there is a session that did not go with the token."""
-        with self._opening:
-            if self.closed or not self._open:
+    def retire(self) -> bool:
+        """Close it for good, because its token seems to have left, unless a session says that it did not.
+
+        Returns:
+            Whether that was done.
+        """
+        with self._opening:  # so that nobody opens a first session in between
+            if self._open and not self.closed and self._witness_lives():
                 return False
-            try:
-                self._see_witness()
-            except ReturnValue:
-                return False
-            return True
+            self.closed = self.retired = True
+        self.close()
+        return True

@@ -179,7 +179,7 @@ class Token:
     def _present(self) -> SessionPool:
         """The sessions; new ones if the last one was closed after an operation that broke off."""
         sessions = self._sessions
-        if sessions.closed:
+        if sessions.closed and not sessions.retired:
             self.resettle(None, instead_of=sessions)
         return self._sessions
 
@@ -313,8 +313,8 @@ class Token:
         with self._losing:
             if self.generation != generation:
                 return True
-            if ckr in GONE and self._is_back():
-                return True  # another thread may have logged in meanwhile: that login is not to be lost
+            if ckr in GONE and not self._retire():
+                return True
             if ckr == "CKR_CRYPTOKI_NOT_INITIALIZED":
                 self._module.revive()
             elif ckr not in CONFUSED:
@@ -323,10 +323,10 @@ class Token:
                 self._module.locate(self.info)  # some modules say nothing clearer when a card is pulled out
             return self.generation != generation
 
-    def _is_back(self) -> bool:
-        """Its sessions live: it was away before they were opened."""
+    def _retire(self) -> bool:
+        """Nobody uses its sessions any more; not if they live: it was away before another thread opened them."""
         with self.gate:
-            return self._sessions.lives()
+            return self._sessions.retire()
 
     def follow(self) -> None:
         """After it was seen in another slot: begin anew there if it is there indeed.
@@ -336,9 +336,8 @@ class Token:
             TokenAuthError: its module fails.
         """
         with self._losing:
-            reading = self._module.locate(self.info)
-            if reading.slot != self.slot:
-                self.resettle(reading)
+            if self._retire():
+                self.resettle(self._module.locate(self.info))
 
     def resettle(self, reading: SlotReading | None, *, instead_of: SessionPool | None = None) -> None:
         """Begin anew, in the same or another slot: old sessions, handles and the login are gone.
