@@ -155,7 +155,7 @@ def _require_some(inventory: Inventory, uri: TokenURI) -> list[Identity]:
     Raises:
         TokenNotFound: no token matches.
         IdentityNotFound: tokens match, but no identity on them does.
-        TokenAuthError: what kept the only token from being read.
+        TokenAuthError: what kept a token that matches from being read.
     """
     found = distinct(inventory)
     if found:
@@ -174,5 +174,7 @@ def _require_some(inventory: Inventory, uri: TokenURI) -> list[Identity]:
     for failure in inventory.failures:
         if failure.token in labels:
             raise failure
-    hint = "some tokens show their certificates only after a login: give a PIN" if _hiding(inventory) else ""
+    hint = f"not everything could be looked at: {inventory.failures[0]}" if inventory.failures else ""
+    if _hiding(inventory):
+        hint = "some tokens show their certificates only after a login: give a PIN"
     raise IdentityNotFound(f"no certificate on token {', '.join(map(repr, sorted(labels)))} matches {shown}", hint=hint)

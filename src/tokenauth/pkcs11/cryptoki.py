@@ -234,19 +234,22 @@ class Cryptoki:
             while True:
                 self._call("C_FindObjects", session, handles, _SEARCH_BATCH, byref(count))
                 if not count.value:
-                    return found
+                    break
                 found += handles[: count.value]
-        finally:
-            self._call("C_FindObjectsFinal", session)
+        except ReturnValue:
+            self._value("C_FindObjectsFinal", session)  # what that answers says less
+            raise
+        self._call("C_FindObjectsFinal", session)
+        return found
 
     def attributes(self, session: int, handle: int, types: Iterable[int]) -> dict[int, bytes]:
         """An object's attributes (``CKA_...``); those that it does not have or does not tell are left out."""
         types = list(types)
         template = (structures.Attribute * len(types))(*[structures.Attribute(number, None, 0) for number in types])
-        if self._value("C_GetAttributeValue", session, handle, template, len(types)):
+        if not self._tells(session, handle, template):
             # The standard wants the lengths of the others all the same; not every module reads that far.
             for attribute in template:
-                if self._value("C_GetAttributeValue", session, handle, byref(attribute), 1):
+                if not self._tells(session, handle, (structures.Attribute * 1).from_buffer(attribute)):
                     attribute.length = _UNAVAILABLE
         there = [attribute for attribute in template if attribute.length <= _LARGEST_ATTRIBUTE]
         rooms = [(c_ubyte * attribute.length)() for attribute in there]
@@ -256,6 +259,13 @@ class Cryptoki:
         if there:
             self._call("C_GetAttributeValue", session, handle, wanted, len(there))
         return {attribute.type: bytes(room)[: attribute.length] for attribute, room in zip(wanted, rooms, strict=True)}
+
+    def _tells(self, session: int, handle: int, template: ctypes.Array[structures.Attribute]) -> bool:
+        """Have the lengths of an object's attributes filled in; whether it tells all of them."""
+        value = self._value("C_GetAttributeValue", session, handle, template, len(template))
+        if (name := rv.name_of(value)) in rv.GONE:
+            raise ReturnValue(name, "C_GetAttributeValue")  # else it would seem to have no attributes
+        return not value
 
     def sign_init(self, session: int, mechanism: Mechanism, key: int) -> None:
         """Begin a signature with a key's handle."""

@@ -17,11 +17,12 @@ from tokenauth.errors import (
     PinRequired,
     SigningFailed,
     TokenAuthError,
+    TokenRemoved,
 )
 from tokenauth.pin import OnPad, PinRequest
 from tokenauth.pkcs11.expiry import Expiry
 from tokenauth.pkcs11.gate import renew_after_fork
-from tokenauth.pkcs11.returnvalues import ReturnValue, error_for
+from tokenauth.pkcs11.returnvalues import GONE, ReturnValue, error_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,7 +76,7 @@ class Login:
     def __init__(self, token: Token) -> None:
         self._token = token
         self._lock = threading.Lock()
-        self._done = False
+        self._generation: int | None = None  # of the token, when this process logged in
         self._refused: set[bytes] = set()
         self._attempts = 0
         self._last_failure: TokenAuthError | None = None
@@ -89,18 +90,18 @@ class Login:
 
     @property
     def done(self) -> bool:
-        """This process has logged in."""
-        return self._done
+        """This process has logged in, and the token has not begun anew since, which ends a login."""
+        return self._generation == self._token.generation
 
     def forget(self) -> None:
-        """The token has forgotten the login: it left, or its module was initialised anew."""
-        self._done = False
+        """The login is over."""
+        self._generation = None
 
     def after_fork(self) -> None:
         """In the child of a fork: whoever held the locks is not there any more."""
         self._lock = threading.Lock()
         self._pad = threading.Lock()
-        self._done = False
+        self.forget()
         self._expiry.after_fork()
 
     @contextmanager
@@ -123,7 +124,7 @@ class Login:
 
     def _expire(self) -> None:
         """End a login that was not used for long enough, and what the sources remember."""
-        if self._done:
+        if self.done:
             self._token.end_login()
         forgetful, self._forgetful = self._forgetful, []
         for forget in forgetful:
@@ -137,20 +138,19 @@ class Login:
     def ensure(self, credentials: Credentials) -> None:
         """Log in, unless that was done; see :meth:`Token.login`."""
         with self.in_use(credentials.forget_after), self._lock:
-            if self._done:
+            if self.done:
                 return
             others_tried, self._action.attempts = self._attempts != self._action.attempts, self._attempts
             if others_tried and self._last_failure is not None:
                 raise _again(self._last_failure)
             self._attempts += 1
             self._action.attempts = self._attempts  # this thread may try again, if the token was lost and is back
+            self._last_failure = None
             try:
                 self._try(credentials)
-            except TokenAuthError as error:
+            except PinError as error:  # that a card was pulled out each learns by itself: it may be back
                 self._last_failure = _again(error)
                 raise
-            self._last_failure = None
-            self._done = True
             self._refused.clear()
 
     def for_operation(self, session: int, entry: str | OnPad) -> None:
@@ -231,13 +231,15 @@ class Login:
 
     def _try(self, credentials: Credentials) -> None:
         entry = self.ask(credentials)
+        generation = self._token.generation
         try:
-            with self._token.session("logging in") as session:
+            with self._token.session("logging in", generation) as session:
                 failed = self._enter(session, entry, "user")
         finally:
             del entry
         if failed and failed != "CKR_USER_ALREADY_LOGGED_IN":
             raise self._error(failed)
+        self._generation = generation
 
     def _enter(self, session: int, entry: str | OnPad, user: str) -> str:
         """Send a PIN, once, or have it entered; what the token answered if not ``CKR_OK``."""
@@ -276,13 +278,17 @@ class Login:
 
     def _error(self, name: str) -> TokenAuthError:
         token = self._token
+        if name in GONE:
+            return TokenRemoved("it was removed during the login", token=token.label, ckr=name)
         error = error_for(name, "logging in", token.label)
         try:
             token.refresh()
+            if token.pin_state == "locked" and not isinstance(error, PinLocked | ModuleError):
+                return PinLocked("the PIN is wrong, and that locked it", token=token.label, ckr=name)
+        except TokenRemoved as removed:  # some modules say nothing clearer at the login itself
+            return removed
         except TokenAuthError:
-            return error
-        if token.pin_state == "locked" and not isinstance(error, PinLocked | ModuleError):
-            return PinLocked("the PIN is wrong, and that locked it", token=token.label, ckr=name)
+            pass  # its state is not known: the worst is assumed
         if isinstance(error, SigningFailed):
             # The token may have counted this as a try, so it must not be taken for a failure to be tried again.
             return PinError(error.message, hint=error.hint, token=error.token, ckr=name)

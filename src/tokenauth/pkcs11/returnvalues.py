@@ -21,7 +21,7 @@ from tokenauth.errors import (
     TokenRemoved,
 )
 
-__all__ = ["CKR", "ReturnValue", "error_for", "name_of", "name_of_exception"]
+__all__ = ["CKR", "CONFUSED", "GONE", "ReturnValue", "error_for", "name_of", "name_of_exception"]
 
 NOT_LOGGED_IN = "CKR_USER_NOT_LOGGED_IN"
 CKR_OK = 0x00
@@ -62,6 +62,22 @@ _SPELT_OTHERWISE = {
     "CKR_CRYPTOKI_NOT_INITIALISED": "CKR_CRYPTOKI_NOT_INITIALIZED",
     "CKR_PKCS11_ERROR": "",
 }
+
+
+#: What any function answers whose session is gone: with the token, with its slot, or with all that the module knew.
+GONE = frozenset(
+    {
+        "CKR_DEVICE_REMOVED",
+        "CKR_TOKEN_NOT_PRESENT",
+        "CKR_TOKEN_NOT_RECOGNIZED",
+        "CKR_SLOT_ID_INVALID",
+        "CKR_SESSION_CLOSED",
+        "CKR_SESSION_HANDLE_INVALID",
+        "CKR_CRYPTOKI_NOT_INITIALIZED",
+    }
+)
+#: What a module answers when it is confused; initialising it anew may help.
+CONFUSED = frozenset({"CKR_GENERAL_ERROR", "CKR_DEVICE_ERROR", "CKR_FUNCTION_FAILED", "CKR_DEVICE_MEMORY"})
 
 
 class ReturnValue(Exception):

@@ -353,6 +353,7 @@ static void adopt(const struct control *before, struct control *now) {
     end_sessions(true);
   if (now->closings != before->closings) end_sessions(false);
   if (now->logouts != before->logouts) log_out();
+  if (strcmp(now->serial, before->serial)) known_slot = 0;
   control = now;
   pthread_rwlock_unlock(&gate);
 }
@@ -399,7 +400,8 @@ static CK_RV enter(enum function function) {
   raise_to(&state->max_inside[function], ++inside[function]);
   uint64_t all = ++inside[FUNCTION_COUNT];
   raise_to(&state->max_inside[FUNCTION_COUNT], all);
-  if (all > 1 && !may_lock) state->violations++;
+  bool alone = !may_lock || inside[N_C_Initialize] || inside[N_C_Finalize];
+  if (all > 1 && alone) state->violations++;
   state->calls[function]++; /* last, for who waits for a call until it is inside */
   const struct control *now = current_control();
   while (now->hang[function]) {
