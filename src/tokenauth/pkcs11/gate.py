@@ -4,6 +4,8 @@ A module that locks by itself lets all threads in; around one that does not ther
 inside: the child would inherit the module's locks as some other thread holds them, and hang (SoftHSM does, in one of
 ten forks under load). So before a fork the gates close and wait, not for ever, until everybody is out; in the child
 they open anew, and the first who enters finds a module that has to be initialised again (PKCS #11 v3.1, 5.4).
+
+A module in a process of its own (:mod:`tokenauth.pkcs11.isolation`) has to be initialised again when that has died, too.
 """
 
 from __future__ import annotations
@@ -37,13 +39,14 @@ class Gate:
 
     Args:
         shared: the module locks by itself.
-        on_fork: called by the first who enters in a child, before anything else.
+        revive: called by the first who enters in a child of a fork or after :meth:`expire`, before anything else. If
+            it fails, it is called again by the next.
     """
 
-    def __init__(self, *, shared: bool, on_fork: Callable[[], None]) -> None:
+    def __init__(self, *, shared: bool, revive: Callable[[], None]) -> None:
         self._shared = shared
-        self._on_fork = on_fork
-        self._forked = False
+        self._revive = revive
+        self._stale = False
         self._make_locks()
         _gates.add(self)
 
@@ -54,25 +57,51 @@ class Gate:
         self._reviving = threading.RLock()
 
     def __enter__(self) -> None:
-        if self._forked:
-            self._revive()
         if self._shared:
+            if self._stale:
+                with self._reviving:
+                    self._renew()
             with self._door:
                 self._inside.append(None)
         else:
             self._exclusive.acquire()
+            # Who is inside already has handles of the module as it was: it comes out first.
+            if self._stale and not self._inside:
+                self._renew_or_leave()
+            self._inside.append(None)
 
     def __exit__(self, *_: object) -> None:
-        if self._shared:
-            self._inside.pop()
-        else:
+        self._inside.pop()
+        if not self._shared:
             self._exclusive.release()
 
-    def _revive(self) -> None:
-        with self._reviving:
-            if self._forked:
-                self._forked = False  # first: what is called here enters as well
-                self._on_fork()
+    def _renew(self) -> None:
+        if self._stale:
+            self._stale = False  # first: what is called here enters as well
+            try:
+                self._revive()
+            except BaseException:
+                self._stale = True
+                raise
+
+    def _renew_or_leave(self) -> None:
+        self._inside.append(None)
+        try:
+            self._renew()
+        except BaseException:
+            self._exclusive.release()
+            raise
+        finally:
+            self._inside.pop()
+
+    @property
+    def stale(self) -> bool:
+        """Whoever enters next finds a module that has to be initialised again."""
+        return self._stale
+
+    def expire(self) -> None:
+        """The module has to be initialised again before it is used."""
+        self._stale = True
 
     def close(self, deadline: float) -> None:
         """Before a fork: let nobody in any more, and wait until all are out or the time is."""
@@ -93,7 +122,7 @@ class Gate:
     def reset(self) -> None:
         """In the child, after a fork."""
         self._make_locks()
-        self._forked = True
+        self._stale = True
 
 
 def renew_after_fork(thing: _Renewable) -> None:
