@@ -61,6 +61,7 @@ _VARIABLES: dict[str, Callable[[str, str], Finding]] = {
     "SSL_CERT_DIR": _names_path,
     "OPENSSL_CONF": _names_path,
     "P11_KIT_NO_USER_CONFIG": _is_set,
+    "TOKENAUTH_ISOLATE_TIMEOUT": _is_set,
 }
 
 

@@ -31,7 +31,7 @@ from tokenauth.pkcs11.returnvalues import ReturnValue
 
 __all__ = ["Cryptoki", "Initialised", "Mechanism"]
 
-CKF_OS_LOCKING_OK = 0x2
+_CKF_OS_LOCKING_OK = 0x2
 _CKF_RW_SESSION, _CKF_SERIAL_SESSION = 0x2, 0x4
 #: CKU_SO, CKU_USER, CKU_CONTEXT_SPECIFIC
 _USERS = {"so": 0, "user": 1, "operation": 2}
@@ -124,7 +124,7 @@ class Cryptoki:
         Raises:
             ModuleError: it can not be initialised at all.
         """
-        value = self._value("C_Initialize", byref(structures.InitializeArgs(flags=CKF_OS_LOCKING_OK)))
+        value = self._begin()
         if value == rv.CKR_OK:
             return Initialised(thread_safe=True, by_us=True)
         if value == rv.CKR_CRYPTOKI_ALREADY_INITIALIZED:
@@ -134,6 +134,10 @@ class Cryptoki:
         if value not in {rv.CKR_OK, rv.CKR_CRYPTOKI_ALREADY_INITIALIZED}:
             raise ModuleError(f"{self._path} can not be initialised", ckr=rv.name_of(value))
         return Initialised(thread_safe=False, by_us=value == rv.CKR_OK)
+
+    def _begin(self) -> int:
+        """Initialise the module for several threads; what it answers."""
+        return self._value("C_Initialize", byref(structures.InitializeArgs(flags=_CKF_OS_LOCKING_OK)))
 
     def finalise(self) -> None:
         """Undo :meth:`initialise`: every session, login and handle is gone."""
@@ -176,6 +180,8 @@ class Cryptoki:
         count = c_ulong()
         while True:
             self._call(function, first, None, byref(count))
+            if not count.value:
+                return []  # p11-kit's client answers CKR_BUFFER_TOO_SMALL to who asks for the nothing that there is
             numbers = (c_ulong * count.value)()
             try:
                 self._call(function, first, numbers, byref(count))

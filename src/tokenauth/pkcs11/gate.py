@@ -5,7 +5,7 @@ inside: the child would inherit the module's locks as some other thread holds th
 ten forks under load). So before a fork the gates close and wait, not for ever, until everybody is out; in the child
 they open anew, and the first who enters finds a module that has to be initialised again (PKCS #11 v3.1, 5.4).
 
-A module in a process of its own (:mod:`tokenauth.pkcs11.isolation`) has to be initialised again when that has died, too.
+A module in a process of its own (:mod:`tokenauth.pkcs11.isolation`) has to be initialised again, too, when that died.
 """
 
 from __future__ import annotations

@@ -19,15 +19,13 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from ctypes import byref
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tokenauth._records import Record
 from tokenauth.errors import MechanismUnsupported, ModuleError, PinError, TokenAuthError
 from tokenauth.pkcs11 import returnvalues as rv
-from tokenauth.pkcs11 import structures
-from tokenauth.pkcs11.cryptoki import CKF_OS_LOCKING_OK, Cryptoki, Initialised, Mechanism
+from tokenauth.pkcs11.cryptoki import Cryptoki, Initialised, Mechanism
 from tokenauth.pkcs11.discovery import find_library
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.pkcs11.module_process import ModuleProcess
@@ -195,6 +193,9 @@ class IsolatedCryptoki(Cryptoki):
             return PinError(f"the module {self._path} {became}", hint=hint, ckr=rv.name_of(value))
         return ModuleError(f"the module {self._path} {became}", hint=_HINT, ckr=rv.name_of(value))
 
+    def _died(self) -> None:
+        self.on_death()
+
     def _bury(self, process: ModuleProcess) -> None:
         process.end()
         self._process = None
@@ -219,22 +220,22 @@ class IsolatedCryptoki(Cryptoki):
                 process = self._process = self._start()
             except (OSError, RuntimeError) as error:  # RuntimeError: no thread
                 raise ModuleError(f"no process for {self._path} can be started: {error}") from error
-            limit = self._limit_of("C_Initialize", ())
-            process.expect(limit)
-            arguments = structures.InitializeArgs(flags=CKF_OS_LOCKING_OK)
-            value = super()._value("C_Initialize", byref(arguments))
-            process.relax()
-            # If the client finds nobody, it takes that for a module without slots, and answers CKR_OK.
-            if process.attach() and value == rv.CKR_OK:
-                return Initialised(thread_safe=False, by_us=True)
+            try:
+                value = self._begin()
+                # If the client finds nobody, it takes that for a module without slots, and answers CKR_OK.
+                if process.attach() and value == rv.CKR_OK:
+                    return Initialised(thread_safe=False, by_us=True)
+            except BaseException:
+                self._end()
+                raise
             self._bury(process)
-            raise self._not_started(process, value, limit)
+            raise self._not_started(process, value)
 
     def _start(self) -> ModuleProcess:
         with _environment:
             before = os.environ.get(_ADDRESS)
             command = [*_dies_with_us(), self._tools.program, "remote", os.path.abspath(self._path)]  # noqa: PTH100
-            process = ModuleProcess(command, dict(os.environ), self._shortest, lambda: self.on_death())
+            process = ModuleProcess(command, dict(os.environ), self._shortest, self._died)
             os.environ[_ADDRESS] = process.address
             try:
                 self._load(self._tools.client)
@@ -248,8 +249,8 @@ class IsolatedCryptoki(Cryptoki):
                     os.environ[_ADDRESS] = before
             return process
 
-    def _not_started(self, process: ModuleProcess, value: int, limit: float) -> ModuleError:
-        became = _epitaph(process, "C_Initialize", limit)
+    def _not_started(self, process: ModuleProcess, value: int) -> ModuleError:
+        became = _epitaph(process, "C_Initialize", self._limit_of("C_Initialize", ()))
         if became:
             return ModuleError(f"the module {self._path} {became}", ckr=rv.name_of(value))
         reason = self._explanation()
@@ -312,7 +313,8 @@ def _epitaph(process: ModuleProcess, function: str, limit: float) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    return f"crashed in {function} ({name})"
+    verb = "was killed" if -code in {signal.SIGKILL, signal.SIGTERM} else "crashed"
+    return f"{verb} in {function} ({name})"
 
 
 def _nothing() -> None:

@@ -39,6 +39,7 @@ _TO_DIE = 2.0  # seconds after SIGKILL: what hangs in the kernel does not die
 _PEER = "3i"  # struct ucred: pid, uid, gid (unix(7))
 
 _alive: weakref.WeakSet[ModuleProcess] = weakref.WeakSet()
+_program_ends = threading.Event()
 
 
 class ModuleProcess:
@@ -55,7 +56,8 @@ class ModuleProcess:
         overdue: it was ended because a call took too long.
 
     Raises:
-        OSError: the system gives no socket, directory or thread.
+        OSError: the system gives no socket or directory.
+        RuntimeError: it gives no thread, or this program ends.
     """
 
     def __init__(
@@ -81,11 +83,15 @@ class ModuleProcess:
         self._thread = threading.Thread(target=self._run, name="tokenauth module process", daemon=True)
         self._thread.start()
         _alive.add(self)
+        if _program_ends.is_set():  # the others are being ended: a thread that goes on must not start another
+            self.end()
+            raise RuntimeError("the program ends")
 
     @property
     def returncode(self) -> int | None:
-        """As in :class:`subprocess.Popen`; None also if it was ended by us, or never started."""
-        return self._process.returncode if self._process is not None and not self._killed else None
+        """As in :class:`subprocess.Popen`; None also if it was killed by us, or never started."""
+        code = self._process.returncode if self._process is not None else None
+        return None if self._killed and code == -signal.SIGKILL else code
 
     # What is called around each call into the module.
 
@@ -102,9 +108,9 @@ class ModuleProcess:
 
     @property
     def broken(self) -> bool:
-        """Nothing more will come from it. The client closes its end as soon as anything fails there."""
+        """Nothing more will come from it, though it did. The client closes its end as soon as anything fails there."""
         if self._line is None:
-            return True
+            return False
         poll = select.poll()
         poll.register(self._line, 0)  # reports only that the other end was closed
         return bool(poll.poll(0)) or not _is_same(self._number, self._line.fileno())
@@ -194,7 +200,7 @@ class ModuleProcess:
                 return
 
     def _nap(self) -> float | None:
-        """Milliseconds to sleep: a call that begins meanwhile ends no earlier than `shortest` allows. None: till woken."""
+        """Milliseconds to sleep: no call that begins meanwhile is overdue before `shortest` is over. None: no limit."""
         self._dozing = True
         deadline = self._deadline
         if deadline is None:
@@ -216,14 +222,15 @@ class ModuleProcess:
                 connection.settimeout(_TO_FINISH)
                 connection.recv(1)
                 return
+            descriptor = connection.fileno()
             # If it can not be started, the client finds the connection closed.
             self._process = subprocess.Popen(
-                self._command, stdin=connection, stdout=connection, env=self._environment, start_new_session=True
+                self._command, stdin=descriptor, stdout=descriptor, env=self._environment, start_new_session=True
             )
 
     def _finish(self) -> None:
         process = self._process
-        if process is not None and (self.overdue or self._deadline is not None):
+        if process is not None and (self.overdue or (self._ending and self._deadline is not None)):
             self._kill(process)
         if self._line is not None:
             with suppress(OSError):
@@ -252,7 +259,7 @@ def _private_directory() -> Path:
     directory = Path(tempfile.mkdtemp(prefix="tokenauth-"))
     if len(os.fsencode(directory / "module")) > _LONGEST_PATH:
         directory.rmdir()
-        directory = Path(tempfile.mkdtemp(prefix="tokenauth-", dir="/tmp"))  # noqa: S108
+        directory = Path(tempfile.mkdtemp(prefix="tokenauth-", dir="/tmp"))
     return directory
 
 
@@ -282,5 +289,6 @@ def _is_same(number: int, descriptor: int) -> bool:
 
 @atexit.register
 def _end_all() -> None:
+    _program_ends.set()
     for process in list(_alive):
         process.end()
