@@ -57,14 +57,15 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # --- system packages ---
 
 package_managers='apt-get brew dnf pacman apk zypper'
-# A line per need: the commands, or the header, of which any one shows that it is met, then its packages for each
-# manager above.
+# A line per need: the commands, or the header or library, of which any one shows that it is met, then its packages for
+# each manager above.
 package_table='
 softhsm|softhsm2-util|softhsm2     |softhsm  |softhsm        |softhsm|softhsm     |softhsm
 nginx  |nginx        |nginx        |nginx    |nginx          |nginx  |nginx       |nginx
 apache |apache2 httpd|apache2-bin  |httpd    |httpd          |apache |apache2     |apache2
 openssl|openssl      |openssl      |openssl@3|openssl        |openssl|openssl     |openssl
 p11-kit|p11-kit      |p11-kit      |p11-kit  |p11-kit        |p11-kit|p11-kit     |p11-kit-tools
+p11-kit-client|pkcs11/p11-kit-client.so|p11-kit-modules|p11-kit|p11-kit-server|p11-kit|p11-kit-server|p11-kit-server
 pkcs11.h|p11-kit-1/p11-kit/pkcs11.h|libp11-kit-dev|p11-kit|p11-kit-devel|p11-kit|p11-kit-dev|p11-kit-devel
 cc     |cc           |gcc libc6-dev|gcc      |gcc glibc-devel|gcc    |gcc musl-dev|gcc glibc-devel'
 
@@ -74,11 +75,17 @@ table_cell() {
 }
 
 is_met() {
-  local program
+  local program directory
   for program in $(table_cell "$1" 2); do
     case $program in *.h)
       [ -e "/usr/include/$program" ] || [ -e "/usr/local/include/$program" ] || [ -e "/opt/homebrew/include/$program" ]
       return
+      ;;
+    *.so)
+      for directory in /usr/lib/* /usr/lib64 /usr/lib /usr/local/lib /opt/homebrew/lib; do
+        if [ -e "$directory/$program" ]; then return; fi
+      done
+      return 1
       ;;
     esac
     if have "$program"; then

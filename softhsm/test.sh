@@ -3,7 +3,7 @@
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-prepare '[test]' softhsm nginx apache openssl p11-kit pkcs11.h cc
+prepare '[test]' softhsm nginx apache openssl p11-kit p11-kit-client pkcs11.h cc
 prepare_others 3.11 3.12 3.13
 cd "$root"
 exec "$venv/bin/python" -m pytest -n auto --dist loadgroup "$@"

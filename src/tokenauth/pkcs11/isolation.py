@@ -34,7 +34,7 @@ from tokenauth.pkcs11.returnvalues import ReturnValue
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["SWITCH", "TIMEOUT", "IsolatedCryptoki", "Tools", "find_tools", "switched_on"]
+__all__ = ["SWITCH", "TIMEOUT", "IsolatedCryptoki", "Tools", "find_tools", "switched_on", "time_limit"]
 
 #: Environment variables.
 SWITCH, TIMEOUT = "TOKENAUTH_ISOLATE", "TOKENAUTH_ISOLATE_TIMEOUT"
@@ -74,8 +74,12 @@ def switched_on(environ: Mapping[str, str] = os.environ) -> bool:
         raise ModuleError(f"{SWITCH} is {value!r}, which is neither 1 nor 0", hint=f"say {SWITCH}=1") from None
 
 
-def _time_limit(environ: Mapping[str, str] = os.environ) -> float | None:
-    """What ``TOKENAUTH_ISOLATE_TIMEOUT`` says: seconds for every call; None: what the table says."""
+def time_limit(environ: Mapping[str, str] = os.environ) -> float | None:
+    """What ``TOKENAUTH_ISOLATE_TIMEOUT`` says: seconds for every call; None: what the table here says.
+
+    Raises:
+        ModuleError: that is no number of seconds.
+    """
     value = environ.get(TIMEOUT, "")
     with suppress(ValueError):
         if not value or 0 < float(value) < threading.TIMEOUT_MAX:
@@ -148,7 +152,7 @@ class IsolatedCryptoki(Cryptoki):
         self._path = path
         self._mechanisms = {}
         self._tools = find_tools()
-        self._limit = _time_limit()
+        self._limit = time_limit()
         self._shortest = self._limit or min(_LIMIT, *_LIMITS.values())
         self._process: ModuleProcess | None = None
         self._deaths: deque[float] = deque(maxlen=_MOST_DEATHS)
@@ -313,8 +317,8 @@ def _epitaph(process: ModuleProcess, function: str, limit: float) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    verb = "was killed" if -code in {signal.SIGKILL, signal.SIGTERM} else "crashed"
-    return f"{verb} in {function} ({name})"
+    killed = -code in {signal.SIGKILL, signal.SIGTERM}
+    return f"was killed in {function} ({name})" if killed else f"crashed in {function} ({name})"
 
 
 def _nothing() -> None:
