@@ -77,7 +77,9 @@ class Wanted(Record):
     @property
     def credentials(self) -> Credentials:
         """For the logins."""
-        return credentials_for(self.pin, self.uri, allow_final_try=self.allow_final_try, forget_after=self.forget_after)
+        return credentials_for(
+            self.pin, self.uri, allow_final_try=self.allow_final_try, forget_after=self.forget_after
+        )
 
 
 class Selector(handshake.Responder):
