@@ -132,5 +132,13 @@ def test_a_card_that_is_taken_out_and_put_back(place):
     assert place.stack.card.counters.signatures == {"9A": 2}
 
 
+def test_sessions_kept_end_with_the_card(place):
+    steps = ("connect", "connect", "remove", "connect", "insert", "connect", "connect")
+    first, second, _, without, _, third, fourth = place.steps(*steps)
+    assert (first, second, third, fourth) == ("ok",) * 4
+    assert without.startswith("TokenRemoved")
+    assert place.stack.card.counters.signatures == {"9A": 2}
+
+
 def test_pcscd_is_restarted_meanwhile(place):
     assert place.steps("handshake", "restart", "handshake") == ["ok"] * 3

@@ -240,6 +240,8 @@ class Token:
     def is_present(self) -> bool:
         """Whether there is a token in its slot; asked, not assumed."""
         with suppress(ReturnValue), self.gate:
+            if self._hardware:  # some modules (ykcs11) look at their readers only when they list the slots
+                return self.slot.id in self.cryptoki.slots()
             return bool(self.cryptoki.slot_info(self.slot.id).flags & _CKF_TOKEN_PRESENT)
         return False
 
