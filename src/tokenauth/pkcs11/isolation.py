@@ -289,9 +289,11 @@ class IsolatedCryptoki(Cryptoki):
     def finalise(self) -> None:
         """End the module's process: every session, login and handle is gone."""
         with self._lock:
-            with suppress(TokenAuthError):  # if it dies of that, it has ended too
-                self._call("C_Finalize", None)
-            self._end()
+            try:
+                with suppress(TokenAuthError):  # if it dies of that, it has ended too
+                    self._call("C_Finalize", None)
+            finally:
+                self._end()
 
     def _end(self) -> None:
         process, self._process = self._process, None
