@@ -517,6 +517,14 @@ def test_a_file_that_is_no_module(tmp_path):
         load_module(str(path), isolate=True)
 
 
+@pytest.mark.parametrize("quirk", ["cant_lock", "null_only"])
+def test_a_module_that_p11_kit_can_not_initialise(card, quirk):
+    card.set(**{quirk: True})
+    with pytest.raises(tokenauth.ModuleError, match="can not be initialised") as caught:
+        load_module(card.path, isolate=True)
+    assert "use it without TOKENAUTH_ISOLATE" in caught.value.hint
+
+
 def test_a_path_with_odd_characters(token, tmp_path, monkeypatch):
     odd = tmp_path / "a %41;b ü"
     odd.mkdir()

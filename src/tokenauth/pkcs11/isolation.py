@@ -49,6 +49,8 @@ _LIMIT_AT_PIN_PAD = 300.0  # C_Login without a PIN
 #: A module that died so often within so many seconds is not started again before they are over.
 _MOST_DEATHS, _DEATHS_WITHIN = 5, 30.0
 
+#: What modules answer that take nothing but NULL in C_Initialize.
+_NO_LOCKING = {"CKR_CANT_LOCK", "CKR_ARGUMENTS_BAD", "CKR_NEED_TO_CREATE_THREADS"}
 _CKM_EDDSA = 0x1057
 _EXPLANATION_TIMEOUT = 10.0  # seconds
 _HINT = (
@@ -260,7 +262,11 @@ class IsolatedCryptoki(Cryptoki):
         reason = self._explanation()
         if reason:
             return ModuleError(f"{self._path} can not be loaded: {reason}")
-        return ModuleError(f"{self._path} can not be initialised", ckr=rv.name_of(value) if value else "")
+        ckr = rv.name_of(value) if value else ""
+        hint = (
+            f"it does not take the locking that p11-kit asks for: use it without {SWITCH}" if ckr in _NO_LOCKING else ""
+        )
+        return ModuleError(f"{self._path} can not be initialised", hint=hint, ckr=ckr)
 
     def _explanation(self) -> str:
         """Why p11-kit does not serve the module, in its words; empty if it does."""
@@ -283,9 +289,11 @@ class IsolatedCryptoki(Cryptoki):
     def finalise(self) -> None:
         """End the module's process: every session, login and handle is gone."""
         with self._lock:
-            with suppress(TokenAuthError):  # if it dies of that, it has ended too
-                self._call("C_Finalize", None)
-            self._end()
+            try:
+                with suppress(TokenAuthError):  # if it dies of that, it has ended too
+                    self._call("C_Finalize", None)
+            finally:
+                self._end()
 
     def _end(self) -> None:
         process, self._process = self._process, None
