@@ -299,11 +299,15 @@ class Token:
             return None
         return MechanismInfo(info.smallest_key, info.largest_key, info.flags)
 
-    def login(self, credentials: Credentials) -> None:
+    def login(self, credentials: Credentials, *, for_signature: bool = False) -> None:
         """Log in, unless this process has; threads that need the same login wait for one.
 
         The PIN's state is read first, so that a locked token is never tried and its last try is never spent. A PIN
         that this token refused is not sent again.
+
+        Args:
+            credentials: give the PIN.
+            for_signature: a signature follows, see :meth:`Login.ensure`.
 
         Raises:
             PinRequired: nobody gives a PIN.
@@ -313,7 +317,7 @@ class Token:
             TokenAuthError: whatever else the token answers.
         """
         self._present()
-        self.login_state.ensure(credentials)
+        self.login_state.ensure(credentials, for_signature=for_signature)
 
     def logout(self) -> None:
         """End this process's login; keys found before are looked for again, with a new login, when they are used.
