@@ -87,6 +87,14 @@ def test_a_wrong_pin_is_sent_once(place):
     assert place.stack.card.counters.pin_attempts == 1
 
 
+@pytest.mark.parametrize("pin", ["1234", "123", "123456789"])
+def test_what_can_not_be_a_pin_costs_no_try(place, pin):
+    done = place.get(pin=pin)
+    assert done.returncode == 4
+    assert b"take it out" not in done.stderr
+    assert place.stack.card.pin_tries == 3
+
+
 def test_the_last_try_is_kept(place):
     for pin in ("000000", "000001"):
         assert place.get(pin=pin).returncode == 4
@@ -129,6 +137,14 @@ def test_a_card_that_is_taken_out_and_put_back(place):
     before, _, without, _, after = place.steps(*steps)
     assert (before, after) == ("ok", "ok")
     assert without != "ok"
+    assert place.stack.card.counters.signatures == {"9A": 2}
+
+
+def test_sessions_kept_end_with_the_card(place):
+    steps = ("connect", "connect", "remove", "connect", "insert", "connect", "connect")
+    first, second, _, without, _, third, fourth = place.steps(*steps)
+    assert (first, second, third, fourth) == ("ok",) * 4
+    assert without.startswith("TokenRemoved")
     assert place.stack.card.counters.signatures == {"9A": 2}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -12,8 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 
 import tokenauth
 from tests.support.faulty_module import FaultyModule
+from tokenauth.pin import as_source
+from tokenauth.pkcs11 import gate
 from tokenauth.pkcs11.cryptoki import Cryptoki
 from tokenauth.pkcs11.modules import load_module
+from tokenauth.pkcs11.recovery import twice
+from tokenauth.pkcs11.tokens import Credentials
 from tokenauth.testing import MTLSServer, SoftToken
 
 CKM_RSA_PKCS, CKM_RSA_X_509 = 0x1, 0x3
@@ -266,7 +271,7 @@ def test_a_key_that_asks_each_time(card, token):
     key = key_of(card, token, "ec", source)
     for _ in range(3):
         sign(key)
-    assert asked == [False, True, True, True]
+    assert asked == [False, True, True]  # the first entry serves for the login and for the first signature
     assert card.calls("C_Login") == 4
 
 
@@ -274,6 +279,7 @@ def test_a_wrong_pin_for_a_key_that_asks_each_time(card, token):
     card.set(always_auth=True, pin_tries=3)
     pins = iter([token.pin, WRONG, WRONG, token.pin, token.pin, token.pin])
     key = key_of(card, token, "ec", lambda _request: next(pins))
+    sign(key)
     with pytest.raises(tokenauth.PinIncorrect):
         sign(key)
     left = card.pin_left
@@ -326,6 +332,98 @@ def test_a_module_that_can_not_lock_never_sees_two_threads(card, token, quirk):
         thread.join(30)
     assert card.violations == 0
     assert card.max_inside() == 1
+
+
+def busy(card, token, server, seconds):
+    """TLS, signatures with a key of another identity, and listing, in nine threads; the errors there were."""
+    begun = time.monotonic()
+    uri = f"{token.uri};object=ec"
+    context = tokenauth.create_context(uri, pin=token.pin, module=card.path, cafile=server.cafile)
+    key = key_of(card, token, "rsa")
+
+    def rsa():
+        key.sign(b"data", padding.PKCS1v15(), hashes.SHA256())
+
+    def listed():
+        assert len(tokenauth.identities(token.uri, module=card.path)) == 2
+
+    def log_in():
+        found = token_of(card)
+        twice(found, lambda: found.login(Credentials(as_source(token.pin))))
+
+    errors = []
+
+    def work(task):
+        try:
+            while time.monotonic() < begun + seconds:
+                task()
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            errors.append(error)
+
+    tasks = [lambda: handshake(context, server), rsa, listed] * 3
+    threads = [threading.Thread(target=work, args=(task,)) for task in (*tasks, log_in)]
+    for thread in threads:
+        thread.start()
+    return threads, errors
+
+
+def token_of(card):
+    [found] = load_module(card.path).tokens()[0]
+    return found
+
+
+@pytest.mark.parametrize(("quirk", "threads_inside"), [("cant_lock", {1}), ("null_only", {1}), (None, range(2, 11))])
+def test_tls_signatures_and_lists_at_the_same_time(card, token, server, quirk, threads_inside):
+    if quirk:
+        card.set(**{quirk: True})
+    card.set(delay__C_SignInit=2, delay__C_FindObjects=2)
+    threads, errors = busy(card, token, server, 0.5)
+    for thread in threads:
+        thread.join(20)
+    assert not errors
+    assert card.violations == 0
+    assert card.max_inside() in threads_inside
+    assert card.calls("C_Sign") > 10
+
+
+@pytest.mark.parametrize("quirk", ["cant_lock", None])
+def test_a_module_is_restarted_with_nobody_inside(card, token, server, quirk):
+    if quirk:
+        card.set(**{quirk: True})
+    card.set(delay__C_SignInit=2, delay__C_FindObjects=2, delay__C_Finalize=10, delay__C_Initialize=10)
+    threads, errors = busy(card, token, server, 1)
+    for number in range(10):
+        time.sleep(0.05)
+        if number:
+            load_module(card.path).reload()
+        else:
+            card.set(fail__C_SignInit=(1, GENERAL_ERROR))
+    for thread in threads:
+        thread.join(20)
+    assert not errors
+    assert card.calls("C_Finalize") == 10
+    assert card.violations == 0
+
+
+def test_a_module_that_a_thread_does_not_come_out_of_is_not_restarted(card, token, ec_key, monkeypatch):
+    monkeypatch.setattr(gate, "_PATIENCE", 0.2)
+    sign(ec_key)
+    card.set(hang__C_GetMechanismInfo=True)
+    hanging = threading.Thread(target=key_of(card, token, "rsa").sign, args=(b"", padding.PKCS1v15(), hashes.SHA256()))
+    token_of(card).resettle(None)  # it knows no mechanisms any more
+    card.reset_counts()
+    hanging.start()
+    while not card.max_inside("C_GetMechanismInfo"):
+        time.sleep(0.01)
+    with pytest.raises(tokenauth.ModuleError, match="another thread does not come out of it"):
+        load_module(card.path).reload()
+    card.set(fail__C_SignInit=(1, GENERAL_ERROR))
+    with pytest.raises(tokenauth.SigningFailed):
+        sign(ec_key)
+    card.set(hang__C_GetMechanismInfo=None)
+    hanging.join(20)
+    assert card.calls("C_Finalize") == 0
+    sign(ec_key)
 
 
 def test_a_module_that_somebody_else_initialised_is_used_and_never_finalised(card, token):

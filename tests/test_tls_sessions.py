@@ -281,20 +281,23 @@ def test_the_store_is_bounded_and_gives_the_newest_first():
         def is_as_it_was(self):
             return self.generation == 1
 
-    class Identity:
-        pkcs11_token = Token()
+    class Key:
+        token = Token()
+
+    class Offer:
+        key = Key()
 
     store = sessions.SessionStore()
     servers = [sessions.Server(f"host{index}", ("127.0.0.1", index), ssl.CERT_REQUIRED, True) for index in range(300)]
     for server in servers:
         for number in range(20):
-            store.keep(server, sessions.Kept(number, Identity(), 1))  # type: ignore[arg-type]
+            store.keep(server, sessions.Kept(number, Offer(), 1))  # type: ignore[arg-type]
     assert store.take(servers[0]) is None
     given = []
     while kept := store.take(servers[-1]):
         given.append(kept.session)
     assert [*given] == [*range(19, 3, -1)]
-    Identity.pkcs11_token.generation = 2
+    Key.token.generation = 2
     assert store.take(servers[-2]) is None
 
 

@@ -153,6 +153,12 @@ class FaultyModule:
                 self._settings |= {"slot": str(slot), "empty": ",".join(sorted(empty))}
             self._write()
 
+    def exchange(self, token: SoftToken) -> None:
+        """Take the token out and put another one into the same slot."""
+        with self._lock:
+            self._always["serial"] = token.serial
+        self._happen("removals")
+
     def log_out(self) -> None:
         """Log out behind the caller's back, as another user of the same module in the process can."""
         self._happen("logouts")
@@ -176,7 +182,10 @@ class FaultyModule:
 
     @property
     def violations(self) -> int:
-        """How many calls came while another thread was in the module, which was initialised without locking."""
+        """How many calls came while another thread was in the module, of which one had to be alone.
+
+        In a module that was initialised without locking all have to, and else those that initialise and finalise it.
+        """
         return self._state(2 * len(_names().functions) + 1)
 
     @property

@@ -10,7 +10,7 @@ from tokenauth.doctor.clock import check_clock
 from tokenauth.doctor.environment import check_environment
 from tokenauth.doctor.findings import Finding
 from tokenauth.doctor.identities import check_identity
-from tokenauth.doctor.modules import check_modules, check_table
+from tokenauth.doctor.modules import REPAIR, check_isolation, check_modules, check_table, reason_of
 from tokenauth.errors import ModuleError, TokenAuthError
 from tokenauth.inventory.candidates import find_modules
 from tokenauth.inventory.survey import Inventory, take_inventory
@@ -34,7 +34,7 @@ def examine(module: str | None = None) -> list[Finding]:
         The findings, in the order in which things build on each other.
     """
     seen = look_at_readers()  # first: a module that is loaded connects to the cards
-    findings = [*_check_python(), *check_environment(os.environ), *check_clock(), *check_table()]
+    findings = [*_check_python(), *check_environment(os.environ), *check_clock(), *check_table(), check_isolation()]
     try:
         found = find_modules(module)
     except ModuleError as error:
@@ -42,7 +42,7 @@ def examine(module: str | None = None) -> list[Finding]:
     told, working = check_modules(found.candidates, found.problems)
     inventory = take_inventory(TokenURI(), module=module) if working else Inventory((), (), 0)
     around = Surroundings(tuple(found.candidates), working, inventory.entries)
-    tokens = _check_tokens(inventory) if working else ()
+    tokens = _check_tokens(inventory, {finding.why for finding in told}) if working else ()
     return [*findings, *told, *check_cards(seen, around), *tokens]
 
 
@@ -63,10 +63,13 @@ def _check_python() -> Iterator[Finding]:
         yield Finding("openssl", "ok", f"{ssl.OPENSSL_VERSION} takes keys that live in tokens")
 
 
-def _check_tokens(inventory: Inventory) -> Iterator[Finding]:
+def _check_tokens(inventory: Inventory, told: set[str]) -> Iterator[Finding]:
+    """Check what the modules show; `told` are the reasons for which modules were found not to load."""
     for failure in inventory.failures:
-        if not isinstance(failure, ModuleError):  # those were told with the modules
+        if not isinstance(failure, ModuleError):
             yield Finding("token", "error", str(failure), next="take the card out, insert it again and run this again")
+        elif reason_of(failure) not in told:
+            yield Finding("module", "warning", reason_of(failure), "no token shows through it", REPAIR)
     if not inventory.entries:
         yield Finding(
             "token",

@@ -13,8 +13,8 @@ class Finding(NamedTuple):
     """One thing that was checked.
 
     Args:
-        check: what was checked: ``python``, ``openssl``, ``environment``, ``clock``, ``table``, ``module``, ``reader``,
-            ``card``, ``token``, ``certificate``.
+        check: what was checked: ``python``, ``openssl``, ``environment``, ``clock``, ``table``, ``isolation``,
+            ``module``, ``reader``, ``card``, ``token``, ``certificate``.
         status: ``ok``; ``warning``: it works, or may be meant so; ``error``: it keeps something from working.
         what: what was found.
         why: why that matters; empty if it is plain.

@@ -11,11 +11,12 @@ from tokenauth.errors import ModuleError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from tokenauth.errors import TokenAuthError
     from tokenauth.pkcs11.discovery import ModuleCandidate
 
-__all__ = ["check_modules", "check_table"]
+__all__ = ["REPAIR", "check_isolation", "check_modules", "check_table", "reason_of"]
 
-_REPAIR = "install the module's software again, or name another file with --module or TOKENAUTH_MODULE"
+REPAIR = "install the module's software again, or name another file with --module or TOKENAUTH_MODULE"
 #: By the module's name: what usually is the matter with it.
 _REPAIRS = {
     "softhsm2": "let SOFTHSM2_CONF name a configuration that you can read ('tokenauth softtoken init' makes one); the "
@@ -42,6 +43,26 @@ def check_table() -> Iterator[Finding]:
         yield Finding(
             "table", "warning", problem, "that row does not count", "correct it; docs/modules.md has all fields"
         )
+
+
+def check_isolation() -> Finding:
+    """Whether modules run in processes of their own, and whether they could."""
+    from tokenauth.pkcs11.isolation import SWITCH, find_tools, switched_on
+
+    try:
+        on = switched_on()
+    except ModuleError as error:
+        return Finding("isolation", "error", error.message, "no module is loaded", error.hint)
+    try:
+        tools = find_tools()
+    except ModuleError as error:
+        if on:
+            return Finding("isolation", "error", error.message, f"{SWITCH} is set", error.hint)
+        return Finding("isolation", "ok", "off, and not possible here", error.message)
+    with_what = f"{tools.program} and {tools.client}"
+    if on:
+        return Finding("isolation", "ok", f"on: each module runs in a process of its own, by {with_what}")
+    return Finding("isolation", "ok", f"off; {SWITCH}=1 runs each module in a process of its own, by {with_what}")
 
 
 def check_modules(
@@ -73,8 +94,12 @@ def _check_module(candidate: ModuleCandidate) -> Finding:
         what = f"{named} does not work"
         if other := mismatch(candidate.path):
             return Finding("module", "error", what, other, _OTHER_PROCESSOR)
-        reason = error.message + (f" ({error.ckr})" if error.ckr else "")
-        return Finding("module", "error", what, reason, _REPAIRS.get(candidate.name, _REPAIR))
+        return Finding("module", "error", what, reason_of(error), _REPAIRS.get(candidate.name, REPAIR))
     info = module.info
     version = ".".join(map(str, info.version))
     return Finding("module", "ok", f"{named}: {info.manufacturer} {info.description} {version}")
+
+
+def reason_of(error: TokenAuthError) -> str:
+    """What an error says, without what to do."""
+    return error.message + (f" ({error.ckr})" if error.ckr else "")

@@ -85,11 +85,6 @@ class Identity:
         return self._found.token.info
 
     @property
-    def pkcs11_token(self) -> Token:
-        """The token as the PKCS#11 layer knows it, for those who build on it."""
-        return self._found.token
-
-    @property
     def module(self) -> str:
         """The path of the PKCS#11 module that shows it."""
         return self._found.token.module

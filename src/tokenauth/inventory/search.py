@@ -58,11 +58,16 @@ def identities(
 
 
 def distinct(inventory: Inventory) -> list[Identity]:
-    """All identities of an inventory, each once, even if two modules show the same token."""
+    """All identities of an inventory, each once, even if two modules show the same token.
+
+    Two modules may give one token different names, but its certificates are the same: the first module's count.
+    """
+    shown_by: dict[bytes, str] = {}
     seen: dict[tuple[str, bytes], Identity] = {}
     for entry in inventory.entries:
         for found in entry.identities:
-            seen.setdefault((found.uri, found.certificate_der), found)
+            if shown_by.setdefault(found.certificate_der, found.module) == found.module:
+                seen.setdefault((found.uri, found.certificate_der), found)
     return list(seen.values())
 
 
@@ -155,7 +160,7 @@ def _require_some(inventory: Inventory, uri: TokenURI) -> list[Identity]:
     Raises:
         TokenNotFound: no token matches.
         IdentityNotFound: tokens match, but no identity on them does.
-        TokenAuthError: what kept the only token from being read.
+        TokenAuthError: what kept a token that matches from being read.
     """
     found = distinct(inventory)
     if found:
@@ -174,5 +179,7 @@ def _require_some(inventory: Inventory, uri: TokenURI) -> list[Identity]:
     for failure in inventory.failures:
         if failure.token in labels:
             raise failure
-    hint = "some tokens show their certificates only after a login: give a PIN" if _hiding(inventory) else ""
+    hint = f"not everything could be looked at: {inventory.failures[0]}" if inventory.failures else ""
+    if _hiding(inventory):
+        hint = "some tokens show their certificates only after a login: give a PIN"
     raise IdentityNotFound(f"no certificate on token {', '.join(map(repr, sorted(labels)))} matches {shown}", hint=hint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from tokenauth._records import Record
@@ -86,7 +85,7 @@ def take_inventory(
             continue
         for token in _tokens(loaded, uri, failures):
             try:
-                objects = token.twice(partial(read_objects, token))
+                objects = read_objects(token)
             except TokenAuthError as error:
                 failures.append(error)
                 entries.append(TokenEntry(token, loaded, ()))

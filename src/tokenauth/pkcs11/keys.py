@@ -10,6 +10,7 @@ from tokenauth.errors import IdentityNotFound, MechanismUnsupported, SigningFail
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.pkcs11.mechanisms import KeyShape, Payload, SignatureScheme, Way, lists, ways
 from tokenauth.pkcs11.objects import KeyObject, carries, find_private_keys
+from tokenauth.pkcs11.recovery import twice
 from tokenauth.pkcs11.returnvalues import NOT_LOGGED_IN, ReturnValue, error_for
 
 if TYPE_CHECKING:
@@ -61,8 +62,7 @@ class TokenKey:
         self.reference = reference
         self.shape = shape
         self.credentials = credentials
-        self._found: Any = None
-        self._generation = -1  # of the token, when the key was found
+        self._found: Any = (None, None)
         self._needs_login = False  # whatever the key and the token say of themselves
         self._lock = threading.Lock()
         renew_after_fork(self)
@@ -94,7 +94,7 @@ class TokenKey:
         """
         payload = Payload(message, digest)
         with self.token.login_state.in_use(self.credentials.forget_after):
-            return self._twice(lambda: self._sign(scheme, payload, self._prepare("")))
+            return self._twice(lambda: self._sign(scheme, payload, *self._prepare("")))
 
     def _twice(self, attempt: Callable[[], _T]) -> _T:
         """Try once more if the token was lost meanwhile and is there again.
@@ -109,22 +109,24 @@ class TokenKey:
                 self._needs_login = self._needs_login or error.ckr == NOT_LOGGED_IN
                 raise
 
-        return self.token.twice(attempted)
+        return twice(self.token, attempted)
 
-    def _sign(self, scheme: SignatureScheme, payload: Payload, key: KeyObject) -> bytes:
+    def _sign(self, scheme: SignatureScheme, payload: Payload, generation: int, key: KeyObject) -> bytes:
         known = self._ways.get(scheme)
         candidates = [known] if known and not (known.needs_message and payload.message is None) else None
         for way in candidates or ways(scheme, self.shape, self.token.mechanisms(), payload):
             prepared = way.prepare(scheme, self.shape, payload)
             pin = self.token.login_state.ask(self.credentials, per_signature=True) if key.always_authenticate else None
             try:
-                signature = self.token.sign(way.mechanism, key.handle, prepared, pin)
+                signature = self.token.sign(way.mechanism, key.handle, generation, prepared, pin)
             except ReturnValue as refusal:
                 if refusal.name in _TRY_ANOTHER_WAY:
                     continue
                 raise error_for(refusal.name, "signing", self.token.label) from refusal
             finally:
                 del pin
+            if not self.ready:  # the module began anew in between, and there the handle may be another key's
+                raise error_for("CKR_KEY_HANDLE_INVALID", "signing", self.token.label)
             self._ways[scheme] = way
             return signature
         wanted = f"{scheme.padding.upper()} signatures" + (f" with {scheme.digest.upper()}" if scheme.digest else "")
@@ -145,7 +147,8 @@ class TokenKey:
     @property
     def ready(self) -> bool:
         """Whether the key was found and logged in to, and nothing was lost since."""
-        return self._generation == self.token.generation
+        generation: int | None = self._found[0]
+        return generation == self.token.generation
 
     def prepare(self, reason: str = "") -> KeyObject:
         """Find the key, and log in if it does not show or asks for that; nothing happens the second time.
@@ -159,27 +162,33 @@ class TokenKey:
             TokenAuthError: whatever else the token answers.
         """
         with self.token.login_state.in_use(self.credentials.forget_after):
-            return self._twice(lambda: self._prepare(reason))
+            return self._twice(lambda: self._prepare(reason)[1])
 
-    def _prepare(self, reason: str) -> KeyObject:
+    def _prepare(self, reason: str) -> tuple[int, KeyObject]:
+        """The key, and the token's generation in which it was found."""
         if not self.ready:
             with self._lock:
                 if not self.ready:
                     generation = self.token.generation
-                    self._found = self._find(reason)
-                    self._generation = generation  # last: whoever sees it does not wait for the lock
-        found: KeyObject = self._found
+                    self._found = (generation, self._find(reason, generation))
+        found: tuple[int, KeyObject] = self._found
         return found
 
-    def _find(self, reason: str) -> KeyObject:
-        key = self._look()
+    def _find(self, reason: str, generation: int) -> KeyObject:
+        """All in one generation of the token: the login of one says nothing of what shows in another."""
+        key = self._look(generation)
         if key is None or key.private or self._needs_login:
-            self.token.login(self.credentials._replace(reason=reason) if reason else self.credentials)
-            key = self._look()
+            credentials = self.credentials._replace(reason=reason) if reason else self.credentials
+            self.token.login(credentials, for_signature=True)
+            key = self._look(generation)
+            if key is None:
+                self.token.check_login(generation)
+        if key is None or not key.always_authenticate:
+            self.token.login_state.forget_entry()
         return self._checked(key)
 
-    def _look(self) -> KeyObject | None:
-        return matching_key(self.reference, find_private_keys(self.token))
+    def _look(self, generation: int) -> KeyObject | None:
+        return matching_key(self.reference, find_private_keys(self.token, generation))
 
     def _checked(self, key: KeyObject | None) -> KeyObject:
         if key is None:

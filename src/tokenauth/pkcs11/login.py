@@ -12,16 +12,18 @@ from tokenauth._records import Record
 from tokenauth.errors import (
     ModuleError,
     PinError,
+    PinIncorrect,
     PinLocked,
     PinRefused,
     PinRequired,
     SigningFailed,
     TokenAuthError,
+    TokenRemoved,
 )
 from tokenauth.pin import OnPad, PinRequest
 from tokenauth.pkcs11.expiry import Expiry
 from tokenauth.pkcs11.gate import renew_after_fork
-from tokenauth.pkcs11.returnvalues import ReturnValue, error_for
+from tokenauth.pkcs11.returnvalues import GONE, ReturnValue, error_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Credentials", "Login"]
 
+#: What modules answer, besides ``CKR_PIN_...``, to a PIN that can not be one (OpenSC passes on what the card says).
+_ILL_FORMED = frozenset({"CKR_DATA_INVALID", "CKR_DATA_LEN_RANGE", "CKR_ARGUMENTS_BAD"})
 #: Keys the hashes by which refused PINs are remembered, so that they say nothing outside this process.
 _hash_key = os.urandom(32)
 
@@ -63,6 +67,8 @@ class _Action(threading.local):
     depth = 0
     attempts = 0
     pad_failures = 0
+    #: The PIN that was right for the login a moment ago, for the signature that asks for it once more.
+    entry: str | None = None
 
 
 class Login:
@@ -75,7 +81,7 @@ class Login:
     def __init__(self, token: Token) -> None:
         self._token = token
         self._lock = threading.Lock()
-        self._done = False
+        self._generation: int | None = None  # of the token, when this process logged in
         self._refused: set[bytes] = set()
         self._attempts = 0
         self._last_failure: TokenAuthError | None = None
@@ -89,18 +95,18 @@ class Login:
 
     @property
     def done(self) -> bool:
-        """This process has logged in."""
-        return self._done
+        """This process has logged in, and the token has not begun anew since, which ends a login."""
+        return self._generation == self._token.generation
 
     def forget(self) -> None:
-        """The token has forgotten the login: it left, or its module was initialised anew."""
-        self._done = False
+        """The login is over."""
+        self._generation = None
 
     def after_fork(self) -> None:
         """In the child of a fork: whoever held the locks is not there any more."""
         self._lock = threading.Lock()
         self._pad = threading.Lock()
-        self._done = False
+        self.forget()
         self._expiry.after_fork()
 
     @contextmanager
@@ -123,7 +129,7 @@ class Login:
 
     def _expire(self) -> None:
         """End a login that was not used for long enough, and what the sources remember."""
-        if self._done:
+        if self.done:
             self._token.end_login()
         forgetful, self._forgetful = self._forgetful, []
         for forget in forgetful:
@@ -134,23 +140,28 @@ class Login:
 
                 logging.getLogger("tokenauth").warning("a PIN source could not forget: %s", type(error).__name__)
 
-    def ensure(self, credentials: Credentials) -> None:
-        """Log in, unless that was done; see :meth:`Token.login`."""
+    def ensure(self, credentials: Credentials, *, for_signature: bool = False) -> None:
+        """Log in, unless that was done; see :meth:`Token.login`.
+
+        Args:
+            credentials: give the PIN.
+            for_signature: a signature follows in this thread. If its key asks for the PIN as well, the same entry
+                serves for both, so that a person is asked once; :meth:`forget_entry` if it does not.
+        """
         with self.in_use(credentials.forget_after), self._lock:
-            if self._done:
+            if self.done:
                 return
             others_tried, self._action.attempts = self._attempts != self._action.attempts, self._attempts
             if others_tried and self._last_failure is not None:
                 raise _again(self._last_failure)
             self._attempts += 1
             self._action.attempts = self._attempts  # this thread may try again, if the token was lost and is back
+            self._last_failure = None
             try:
-                self._try(credentials)
-            except TokenAuthError as error:
+                self._try(credentials, for_signature=for_signature)
+            except PinError as error:  # that a card was pulled out each learns by itself: it may be back
                 self._last_failure = _again(error)
                 raise
-            self._last_failure = None
-            self._done = True
             self._refused.clear()
 
     def for_operation(self, session: int, entry: str | OnPad) -> None:
@@ -171,6 +182,10 @@ class Login:
         if failed:
             raise self._error(failed)
 
+    def forget_entry(self) -> None:
+        """The PIN just entered is not needed a second time."""
+        self._action.entry = None
+
     def ask(self, credentials: Credentials, *, per_signature: bool = False) -> str | OnPad:
         """Get a PIN that may be sent to the token, or leave to have it entered on its pad.
 
@@ -190,6 +205,10 @@ class Login:
                 token=token.label,
                 hint="if you are sure of the PIN, say --allow-final-try or allow_final_try=True",
             )
+        entry, self._action.entry = self._action.entry, None
+        if entry is not None and per_signature:
+            return entry
+        del entry
         if credentials.source is None:
             raise PinRequired(
                 "a PIN is needed to use its key, and none was given", token=token.label, hint=_pad_hint(token)
@@ -229,15 +248,19 @@ class Login:
             self._forgetful.append(forget)
         return source(request)
 
-    def _try(self, credentials: Credentials) -> None:
+    def _try(self, credentials: Credentials, *, for_signature: bool) -> None:
         entry = self.ask(credentials)
+        generation = self._token.generation
         try:
-            with self._token.session("logging in") as session:
+            with self._token.session("logging in", generation) as session:
                 failed = self._enter(session, entry, "user")
+            if for_signature and not failed and isinstance(entry, str):
+                self._action.entry = entry
         finally:
             del entry
         if failed and failed != "CKR_USER_ALREADY_LOGGED_IN":
             raise self._error(failed)
+        self._generation = generation
 
     def _enter(self, session: int, entry: str | OnPad, user: str) -> str:
         """Send a PIN, once, or have it entered; what the token answered if not ``CKR_OK``."""
@@ -246,7 +269,7 @@ class Login:
         try:
             self._token.cryptoki.login(session, entry, user)
         except ReturnValue as error:
-            if error.name.startswith("CKR_PIN_"):
+            if error.name.startswith("CKR_PIN_") or error.name in _ILL_FORMED:
                 self._refused.add(_mark(entry))
             return error.name
         finally:
@@ -276,13 +299,19 @@ class Login:
 
     def _error(self, name: str) -> TokenAuthError:
         token = self._token
+        if name in GONE:
+            return TokenRemoved("it was removed during the login", token=token.label, ckr=name)
+        if name in _ILL_FORMED:
+            return PinIncorrect("the PIN has a form that it does not allow", token=token.label, ckr=name)
         error = error_for(name, "logging in", token.label)
         try:
             token.refresh()
+            if token.pin_state == "locked" and not isinstance(error, PinLocked | ModuleError):
+                return PinLocked("the PIN is wrong, and that locked it", token=token.label, ckr=name)
+        except TokenRemoved as removed:  # some modules say nothing clearer at the login itself
+            return removed
         except TokenAuthError:
-            return error
-        if token.pin_state == "locked" and not isinstance(error, PinLocked | ModuleError):
-            return PinLocked("the PIN is wrong, and that locked it", token=token.label, ckr=name)
+            pass  # its state is not known: the worst is assumed
         if isinstance(error, SigningFailed):
             # The token may have counted this as a try, so it must not be taken for a failure to be tried again.
             return PinError(error.message, hint=error.hint, token=error.token, ckr=name)

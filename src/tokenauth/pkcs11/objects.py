@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from tokenauth._records import Record
-from tokenauth.pkcs11.returnvalues import ReturnValue
+from tokenauth.pkcs11.recovery import twice
+from tokenauth.pkcs11.returnvalues import GONE, ReturnValue
 
 if TYPE_CHECKING:
     from tokenauth.pkcs11.tokens import Token
@@ -112,20 +113,28 @@ def read_objects(token: Token) -> Objects:
     Raises:
         TokenAuthError: the token does not list its objects.
     """
-    with token.session("reading its objects") as session:
-        certificates = tuple(_certificates(token, session))
-        public_keys = tuple(_keys(token, session, _CKO_PUBLIC_KEY))
-        private_keys = tuple(_keys(token, session, _CKO_PRIVATE_KEY))
-        return Objects(certificates, public_keys, _completed(private_keys, lambda: public_keys))
+
+    def read() -> Objects:
+        with token.session("reading its objects") as session:
+            certificates = tuple(_certificates(token, session))
+            public_keys = tuple(_keys(token, session, _CKO_PUBLIC_KEY))
+            private_keys = tuple(_keys(token, session, _CKO_PRIVATE_KEY))
+            return Objects(certificates, public_keys, _completed(private_keys, lambda: public_keys))
+
+    return twice(token, read, restart=False)
 
 
-def find_private_keys(token: Token) -> tuple[KeyObject, ...]:
+def find_private_keys(token: Token, generation: int | None = None) -> tuple[KeyObject, ...]:
     """The private keys that the token shows now.
+
+    Args:
+        token: the token.
+        generation: the only one in which to look; None for the present one.
 
     Raises:
         TokenAuthError: the token does not list its objects.
     """
-    with token.session("looking for the private key") as session:
+    with token.session("looking for the private key", generation) as session:
         private_keys = tuple(_keys(token, session, _CKO_PRIVATE_KEY))
         return _completed(private_keys, lambda: tuple(_keys(token, session, _CKO_PUBLIC_KEY)))
 
@@ -217,8 +226,9 @@ def _objects(
     for handle in token.cryptoki.find(session, object_class):
         try:
             yield handle, token.cryptoki.attributes(session, handle, types)
-        except ReturnValue:
-            continue
+        except ReturnValue as error:
+            if error.name in GONE:
+                raise  # it is not this object: the rest of the list would be missing
 
 
 def _public_half(token: Token, session: int, handle: int, key_type: int) -> tuple[str, tuple[bytes, bytes]]:
@@ -227,7 +237,9 @@ def _public_half(token: Token, session: int, handle: int, key_type: int) -> tupl
     kind, types = _KEY_TYPES[key_type]
     try:
         found = token.cryptoki.attributes(session, handle, types)
-    except ReturnValue:
+    except ReturnValue as error:
+        if error.name in GONE:
+            raise
         found = {}
     public, parameters = (found.get(number, b"") for number in types)
     return kind, (public.lstrip(b"\0") if kind == "rsa" else bare_point(public), parameters)

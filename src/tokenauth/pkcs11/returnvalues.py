@@ -21,7 +21,7 @@ from tokenauth.errors import (
     TokenRemoved,
 )
 
-__all__ = ["CKR", "ReturnValue", "error_for", "name_of", "name_of_exception"]
+__all__ = ["CKR", "CONFUSED", "GONE", "ReturnValue", "error_for", "name_of", "name_of_exception"]
 
 NOT_LOGGED_IN = "CKR_USER_NOT_LOGGED_IN"
 CKR_OK = 0x00
@@ -64,6 +64,22 @@ _SPELT_OTHERWISE = {
 }
 
 
+#: What any function answers whose session is gone: with the token, with its slot, or with all that the module knew.
+GONE = frozenset(
+    {
+        "CKR_DEVICE_REMOVED",
+        "CKR_TOKEN_NOT_PRESENT",
+        "CKR_TOKEN_NOT_RECOGNIZED",
+        "CKR_SLOT_ID_INVALID",
+        "CKR_SESSION_CLOSED",
+        "CKR_SESSION_HANDLE_INVALID",
+        "CKR_CRYPTOKI_NOT_INITIALIZED",
+    }
+)
+#: What a module answers when it is confused; initialising it anew may help.
+CONFUSED = frozenset({"CKR_GENERAL_ERROR", "CKR_DEVICE_ERROR", "CKR_FUNCTION_FAILED", "CKR_DEVICE_MEMORY"})
+
+
 class ReturnValue(Exception):
     """A PKCS#11 function answered something else than ``CKR_OK``.
 
@@ -86,12 +102,13 @@ class _Meaning(Record):
     hint: str = ""
 
 
+_FORM_HINT = "check the PIN"
 _REMOVED = _Meaning(TokenRemoved, "it was removed while in use")
 _CANCELLED = _Meaning(PinRefused, "the PIN entry was cancelled", "try again")
 _MEANINGS = {
     "CKR_PIN_INCORRECT": _Meaning(PinIncorrect, "the PIN is wrong"),
-    "CKR_PIN_INVALID": _Meaning(PinIncorrect, "the PIN holds characters that the token does not allow"),
-    "CKR_PIN_LEN_RANGE": _Meaning(PinIncorrect, "the PIN is too long or too short for the token"),
+    "CKR_PIN_INVALID": _Meaning(PinIncorrect, "the PIN holds characters that the token does not allow", _FORM_HINT),
+    "CKR_PIN_LEN_RANGE": _Meaning(PinIncorrect, "the PIN is too long or too short for the token", _FORM_HINT),
     "CKR_PIN_EXPIRED": _Meaning(PinError, "the PIN has expired", "change the PIN with the card's own program"),
     "CKR_PIN_LOCKED": _Meaning(PinLocked, "the PIN is locked"),
     "CKR_USER_PIN_NOT_INITIALIZED": _Meaning(

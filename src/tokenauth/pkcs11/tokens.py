@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal
 
 from tokenauth._records import Record
-from tokenauth.errors import PinError, TokenAuthError
 from tokenauth.notices import notice
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.pkcs11.login import Credentials, Login
 from tokenauth.pkcs11.mechanisms import SIGNING_MECHANISMS, MechanismInfo
-from tokenauth.pkcs11.returnvalues import NOT_LOGGED_IN, ReturnValue, error_for
+from tokenauth.pkcs11.returnvalues import CONFUSED, GONE, ReturnValue, error_for
 from tokenauth.pkcs11.sessions import SessionPool
+from tokenauth.uri import TokenInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from tokenauth.pin import OnPad
-    from tokenauth.pkcs11.cryptoki import Mechanism
+    from tokenauth.pkcs11.cryptoki import Cryptoki, Mechanism
     from tokenauth.pkcs11.modules import Module
-    from tokenauth.uri import SlotInfo, TokenInfo
+    from tokenauth.uri import SlotInfo
 
-__all__ = ["Credentials", "SlotReading", "Token"]
-
-_T = TypeVar("_T")
+__all__ = ["Credentials", "SlotReading", "Token", "read_token", "text_of"]
 
 # CK_TOKEN_INFO flags, PKCS #11 v3.1 section 3.2.
 _CKF_LOGIN_REQUIRED, _CKF_PROTECTED_AUTHENTICATION_PATH = 0x4, 0x100
@@ -42,23 +40,10 @@ _MOST_SESSIONS = 8
 _SLOW = 2.0  # seconds: a card takes one to sign
 _NOTHING: Final = nullcontext()
 
-#: What a token answers when sessions, handles or the login are gone: it is looked for again, and tried once more.
-_LOST = frozenset(
-    {
-        "CKR_DEVICE_REMOVED",
-        "CKR_TOKEN_NOT_PRESENT",
-        "CKR_TOKEN_NOT_RECOGNIZED",
-        "CKR_SLOT_ID_INVALID",
-        "CKR_SESSION_CLOSED",
-        "CKR_SESSION_HANDLE_INVALID",
-        "CKR_OBJECT_HANDLE_INVALID",
-        "CKR_KEY_HANDLE_INVALID",
-        "CKR_USER_NOT_LOGGED_IN",
-        "CKR_CRYPTOKI_NOT_INITIALIZED",
-    }
-)
-#: What a module answers when it is confused; initialising it anew may help.
-_CONFUSED = frozenset({"CKR_GENERAL_ERROR", "CKR_DEVICE_ERROR", "CKR_FUNCTION_FAILED", "CKR_DEVICE_MEMORY"})
+
+def text_of(padded: bytes) -> str:
+    """A field of fixed size, padded with blanks or, in some modules, NULs."""
+    return padded.decode("utf-8", "replace").rstrip("\0 ")
 
 
 class SlotReading(Record):
@@ -79,6 +64,17 @@ class SlotReading(Record):
     hardware: bool = False
 
 
+def read_token(cryptoki: Cryptoki, slot: int) -> tuple[TokenInfo, int]:
+    """The token in a slot, and its flags now.
+
+    Raises:
+        ReturnValue: there is none, or it can not be read.
+    """
+    info = cryptoki.token_info(slot)
+    names = (info.label, info.manufacturer, info.model, info.serial)
+    return TokenInfo(*map(text_of, names)), int(info.flags)
+
+
 class Token:
     """A token, in whatever slot it is. Made by :class:`tokenauth.pkcs11.modules.Module`.
 
@@ -86,7 +82,6 @@ class Token:
         info: label, manufacturer, model and serial number, by which it is known again.
         slot: the slot that it is in.
         gate: to be held around every call into its module.
-        generation: counts how often it began anew; handles found in an earlier generation are void.
         login_state: whether this process is logged in.
     """
 
@@ -96,29 +91,32 @@ class Token:
         self.cryptoki = module.cryptoki
         self.gate = module.gate
         self.login_state = Login(self)
-        self.generation = 0
         self._mechanisms: dict[int, MechanismInfo] | None = None
-        self._losing = threading.Lock()
+        self.after_fork()
         self._settle(reading)
         renew_after_fork(self)
 
     def _settle(self, reading: SlotReading) -> None:
         """Be in a slot, with no sessions yet."""
+        self._reading = reading
         self.slot = reading.slot
         self._flags = reading.flags
         self._hardware = reading.hardware
-        self._most_sessions = 1 if reading.removable else _MOST_SESSIONS
-        self._sessions = self._no_sessions_yet()
-
-    def _no_sessions_yet(self) -> SessionPool:
-        return SessionPool(self.cryptoki, self.slot.id, self._most_sessions)
+        limit = 1 if reading.removable else _MOST_SESSIONS
+        self._sessions = SessionPool(self.cryptoki, reading.slot.id, limit, lambda: self._check(reading.slot.id))
 
     def after_fork(self) -> None:
-        """In the child of a fork: whoever held the lock is not there any more."""
+        """In the child of a fork: whoever held the locks is not there any more."""
         self._losing = threading.Lock()
+        self._settling = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<Token {self.info.label!r} in slot {self.slot.id} of {self.module}>"
+
+    @property
+    def generation(self) -> int:
+        """Another number whenever it has begun anew; handles found in an earlier generation are void."""
+        return self._sessions.generation
 
     @property
     def module(self) -> str:
@@ -160,29 +158,48 @@ class Token:
             raise error_for(error.name, doing, self.label) from error
 
     @contextmanager
-    def session(self, doing: str) -> Iterator[int]:
+    def session(self, doing: str, generation: int | None = None) -> Iterator[int]:
         """Lend a session: its handle.
 
         Args:
             doing: what for, as in "it failed while DOING".
+            generation: the only one of which it may be; None for the present one.
 
         Raises:
             TokenAuthError: what the token answered, in the block or before it.
         """
         with self._translate(doing):
-            sessions = self._sessions
+            sessions = self._present() if generation is None else self._of(generation)
             session = sessions.take()
+            over = False
             try:
                 yield session
+                over = True
             finally:
-                sessions.give(session)
+                (sessions.give if over else sessions.discard)(session)  # a search may still be active in it
 
-    def sign(self, mechanism: Mechanism, key: int, data: bytes, pin: str | OnPad | None = None) -> bytes:
+    def _of(self, generation: int) -> SessionPool:
+        sessions = self._sessions
+        if generation != sessions.generation:
+            raise ReturnValue("CKR_SESSION_CLOSED", "C_OpenSession")
+        return sessions
+
+    def _present(self) -> SessionPool:
+        """The sessions; new ones if the last one was closed after an operation that broke off."""
+        sessions = self._sessions
+        if sessions.closed and not sessions.retired:
+            self.resettle(None, instead_of=sessions)
+        return self._sessions
+
+    def sign(
+        self, mechanism: Mechanism, key: int, generation: int, data: bytes, pin: str | OnPad | None = None
+    ) -> bytes:
         """Let the token sign; the one call that happens at each handshake, so it takes the straight way.
 
         Args:
             mechanism: how.
             key: the private key's handle.
+            generation: in which it was found; in another one it may be another key's.
             data: what the mechanism takes.
             pin: for a key that wants it at each signature (``CKA_ALWAYS_AUTHENTICATE``); else None.
 
@@ -191,7 +208,7 @@ class Token:
             TokenAuthError: it refused that PIN.
         """
         with self.gate, self._notice_if_slow() if self._hardware else _NOTHING:
-            sessions = self._sessions
+            sessions = self._of(generation)
             session = sessions.take()
             begun = over = False
             try:
@@ -204,7 +221,7 @@ class Token:
             finally:
                 del pin
                 if begun and not over:
-                    self._discard(sessions, session)
+                    sessions.discard(session)
                 else:
                     sessions.give(session)
         return signature
@@ -220,19 +237,21 @@ class Token:
         finally:
             timer.cancel()
 
-    def _discard(self, sessions: SessionPool, session: int) -> None:
-        """Close a session, of no more use with an operation that broke off; with the last one the login ends."""
-        if sessions.discard(session) == 0:
-            self.login_state.forget()
-
     def is_present(self) -> bool:
         """Whether there is a token in its slot; asked, not assumed."""
         with suppress(ReturnValue), self.gate:
+            if self._hardware:  # some modules (ykcs11) look at their readers only when they list the slots
+                return self.slot.id in self.cryptoki.slots()
             return bool(self.cryptoki.slot_info(self.slot.id).flags & _CKF_TOKEN_PRESENT)
         return False
 
     def is_as_it_was(self) -> bool:
-        """Whether it is in its slot and its sessions live on, with the login if there was one; asked, not assumed."""
+        """Whether it is in its slot and its sessions live on, with the login if there was one; asked, not assumed.
+
+        While it signs for somebody that is answer enough: many modules answer nobody else meanwhile.
+        """
+        if self._sessions.all_lent:
+            return True
         if not self.is_present():
             return False
         with suppress(ReturnValue), self.gate:
@@ -248,7 +267,18 @@ class Token:
             TokenAuthError: whatever else it answers.
         """
         with self._translate("reading its state"):
-            self._flags = int(self.cryptoki.token_info(self.slot.id).flags)
+            self._check(self.slot.id)
+
+    def _check(self, slot: int) -> None:
+        """See that it is this token that is in a slot, and read its flags.
+
+        Raises:
+            ReturnValue: it is not.
+        """
+        info, flags = read_token(self.cryptoki, slot)
+        if info != self.info:
+            raise ReturnValue("CKR_TOKEN_NOT_PRESENT", "C_GetTokenInfo")
+        self._flags = flags
 
     def mechanisms(self) -> Mapping[int, MechanismInfo]:
         """What the token says it can sign with: mechanism number to sizes and flags."""
@@ -263,15 +293,21 @@ class Token:
         """One mechanism's sizes and flags; None if the token lists it and then does not know it."""
         try:
             info = self.cryptoki.mechanism_info(self.slot.id, number)
-        except ReturnValue:
+        except ReturnValue as error:
+            if error.name in GONE:
+                raise
             return None
         return MechanismInfo(info.smallest_key, info.largest_key, info.flags)
 
-    def login(self, credentials: Credentials) -> None:
+    def login(self, credentials: Credentials, *, for_signature: bool = False) -> None:
         """Log in, unless this process has; threads that need the same login wait for one.
 
         The PIN's state is read first, so that a locked token is never tried and its last try is never spent. A PIN
         that this token refused is not sent again.
+
+        Args:
+            credentials: give the PIN.
+            for_signature: a signature follows, see :meth:`Login.ensure`.
 
         Raises:
             PinRequired: nobody gives a PIN.
@@ -280,7 +316,8 @@ class Token:
             PinLocked: the token is locked.
             TokenAuthError: whatever else the token answers.
         """
-        self.login_state.ensure(credentials)
+        self._present()
+        self.login_state.ensure(credentials, for_signature=for_signature)
 
     def logout(self) -> None:
         """End this process's login; keys found before are looked for again, with a new login, when they are used.
@@ -290,75 +327,88 @@ class Token:
         """
         with self.session("logging out") as session:
             self.cryptoki.logout(session)
-        self.login_state.forget()
-        self.generation += 1
-
-    def twice(self, attempt: Callable[[], _T]) -> _T:
-        """Do something with the token, and once more if the token was lost meanwhile and is there again.
-
-        A PIN error is never such a reason; that the login is gone is one.
-
-        Raises:
-            TokenRemoved: it is gone.
-            TokenAuthError: what the attempt raised.
-        """
-        generation = self.generation
-        try:
-            return attempt()
-        except TokenAuthError as error:
-            refused = isinstance(error, PinError) and error.ckr != NOT_LOGGED_IN
-            if refused or not self.lost(generation, error.ckr):
-                raise
-        return attempt()
+        self.resettle(None)
 
     def end_login(self) -> None:
         """End this process's login whatever the token says to that: with its last session it ends anyway."""
         old = self._sessions
-        with self.gate:
-            with suppress(ReturnValue):
-                session = old.take()
-                try:
-                    self.cryptoki.logout(session)
-                finally:
-                    old.give(session)
-            self._sessions = self._no_sessions_yet()
-            self.login_state.forget()
-            self.generation += 1
-            old.close()
+        with suppress(ReturnValue), self.gate:
+            session = old.take()
+            try:
+                self.cryptoki.logout(session)
+            finally:
+                old.give(session)
+        self.resettle(None, instead_of=old)
 
-    def lost(self, generation: int, ckr: str) -> bool:
-        """After a failure: see whether the token is still, or again, there, and make ready to try once more.
-
-        The token is looked for in all slots of its module. Of several threads that failed alike, one does it.
+    def check_login(self, generation: int) -> None:
+        """After a login: what does not show is not there only if the login still lasts.
 
         Args:
-            generation: the token's when the attempt began.
-            ckr: the return value's name.
+            generation: in which something does not show.
+
+        Raises:
+            TokenAuthError: it does not; :func:`~tokenauth.pkcs11.recovery.twice` makes another one.
+        """
+        with self.session("looking for what needs a login", generation) as session:
+            if self.cryptoki.session_state(session) not in _CKS_USER:
+                raise ReturnValue("CKR_USER_NOT_LOGGED_IN", "C_GetSessionInfo")
+
+    def find_again(self, generation: int, ckr: str) -> bool:
+        """After a failure: see whether the token is still, or again, there, and make ready to try once more.
+
+        It is looked for in all slots of its module. Of several threads that failed alike, one does it.
+
+        Args:
+            generation: in which something failed.
+            ckr: what was answered.
 
         Returns:
-            Whether it makes sense to try again: everything found on the token before has to be found anew.
+            Whether it makes sense to try again.
 
         Raises:
             TokenRemoved: it is gone.
             TokenAuthError: its module fails.
         """
-        if ckr not in _LOST and ckr not in _CONFUSED:
-            return False
         with self._losing:
             if self.generation != generation:
                 return True
-            if ckr in _CONFUSED and not self._module.restart():
-                return False
-            reading = self._module.locate(self.info)
-            if self.generation == generation:  # restarting the module has settled all its tokens
-                self.resettle(reading)
-            return True
+            if ckr in GONE and not self._retire():
+                return True
+            if ckr == "CKR_CRYPTOKI_NOT_INITIALIZED":
+                self._module.revive()
+            elif ckr not in CONFUSED:
+                self.resettle(self._module.locate(self.info))
+            elif not self._module.restart():
+                self._module.locate(self.info)  # some modules say nothing clearer when a card is pulled out
+            return self.generation != generation
 
-    def resettle(self, reading: SlotReading) -> None:
-        """Begin anew, in the same or another slot: old sessions, handles and the login are gone."""
-        old = self._sessions
-        self._settle(reading)
-        self._mechanisms = None
-        self.login_state.forget()
-        self.generation += 1
+    def _retire(self) -> bool:
+        """Nobody uses its sessions any more; not if they live: it was away before another thread opened them."""
+        with self.gate:
+            return self._sessions.retire()
+
+    def follow(self) -> None:
+        """After it was seen in another slot: begin anew there if it is there indeed.
+
+        Raises:
+            TokenRemoved: it is gone.
+            TokenAuthError: its module fails.
+        """
+        with self._losing:
+            if self._retire():
+                self.resettle(self._module.locate(self.info))
+
+    def resettle(self, reading: SlotReading | None, *, instead_of: SessionPool | None = None) -> None:
+        """Begin anew, in the same or another slot: old sessions, handles and the login are gone.
+
+        Args:
+            reading: where it is; None for where it was.
+            instead_of: nothing happens unless these are its sessions now; None for whichever.
+        """
+        with self._settling:
+            old = self._sessions
+            if instead_of not in {None, old}:
+                return
+            self._mechanisms = None
+            self._settle(reading or self._reading)
         old.close()

@@ -17,6 +17,7 @@ from tokenauth.tls.sessions import Kept, server_at
 
 if TYPE_CHECKING:
     from tokenauth.inventory.identity import Identity
+    from tokenauth.tls.offers import Offer
     from tokenauth.tls.sessions import Server, SessionStore
 
 __all__ = ["TokenSSLObject", "TokenSSLSocket"]
@@ -36,8 +37,13 @@ class _Explains:
     client's side of the handshake is over; so reading can fail for the same reasons as the handshake.
     """
 
-    #: The identity that this connection authenticated with; None while it has not.
-    identity: Identity | None = None
+    #: Kept: its key has to sign although the context may have forgotten it meanwhile, because of another connection.
+    _offer: Offer | None = None
+
+    @property
+    def identity(self) -> Identity | None:
+        """The identity that this connection authenticated with; None while it has not."""
+        return self._offer.identity if self._offer else None
 
     @classmethod
     def _create(cls, *args: Any, **kwargs: Any) -> Any:
@@ -62,7 +68,7 @@ class _Explains:
         except ssl.SSLError as error:
             self._explain(error)
         finally:
-            self.identity = exchange.identity() or self.identity
+            self._offer = exchange.end() or self._offer
 
     def read(self, *args: Any, **kwargs: Any) -> Any:
         """As in ``ssl``.
@@ -76,7 +82,7 @@ class _Explains:
         except ssl.SSLError as error:
             self._explain(error)
         finally:
-            self.identity = exchange.identity() or self.identity
+            self._offer = exchange.end() or self._offer
 
     def _explain(self, error: ssl.SSLError) -> NoReturn:
         if isinstance(error, _TRY_AGAIN):
@@ -98,7 +104,8 @@ class _Explains:
         meaning = None if self.server_side else meaning_of(error.reason)  # type: ignore[attr-defined]
         if meaning is None:
             raise error
-        used = exchange.identity() or self.identity
+        offer = exchange.offer() or self._offer
+        used = offer.identity if offer else None
         message = f"{meaning.message} ({error.reason})"
         if used is not None:
             message += f"; it was {used.certificate.subject.rfc4514_string()}"
@@ -154,7 +161,7 @@ class TokenSSLSocket(_Explains, ssl.SSLSocket):
         if self._server is None or self.version() is None:
             return
         if self._offered is not None and self.session_reused:
-            self.identity = self._offered.identity
+            self._offer = self._offered.offer
         if self.version() != "TLSv1.3":
             self._keep_session(self._server)
 
@@ -163,12 +170,12 @@ class TokenSSLSocket(_Explains, ssl.SSLSocket):
 
         ``session`` is a copy that costs as much as a third of a handshake, so it is not looked at for ever.
         """
-        session, identity = self.session, self.identity
-        if session is not None and session.id and identity is not None and self._store is not None:
+        session, offer = self.session, self._offer
+        if session is not None and session.id and offer is not None and self._store is not None:
             # In TLS 1.3 the id is the ticket's: until a new one comes, it is that of the session that was used up.
-            offered = self._offered.session.id if self._offered and self.version() == "TLSv1.3" else b""
-            if session.id != offered:
-                self._store.keep(server, Kept(session, identity, identity.pkcs11_token.generation))
+            used_up = self._offered.session.id if self._offered and self.version() == "TLSv1.3" else b""
+            if session.id != used_up:
+                self._store.keep(server, Kept(session, offer, offer.key.token.generation))
                 self._looks_left = 0
         if self._looks_left <= 0:
             self._server = None

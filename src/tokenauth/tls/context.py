@@ -145,7 +145,7 @@ def configure(
     )
     configured: Any = context
     if context.protocol == ssl.PROTOCOL_TLS_SERVER:
-        offer = _server_offer(selector)
+        offer = selector.pinned = _server_offer(selector)
         handshake.use_in_context(context, offer.certificate, offer.pkey, offer.stack)
     else:
         handshake.respond_with(context, selector)

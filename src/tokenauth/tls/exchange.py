@@ -10,14 +10,14 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tokenauth.inventory.identity import Identity
+    from tokenauth.tls.offers import Offer
 
-__all__ = ["begin", "identity", "keep", "take", "use"]
+__all__ = ["begin", "end", "keep", "offer", "take", "use"]
 
 
 class _Exchange(threading.local):
     error: BaseException | None = None
-    identity: Identity | None = None
+    offer: Offer | None = None
 
 
 _current = _Exchange()
@@ -26,7 +26,7 @@ _current = _Exchange()
 def begin() -> None:
     """Forget what an earlier call on this thread left."""
     _current.error = None
-    _current.identity = None
+    _current.offer = None
 
 
 def keep(error: BaseException) -> None:
@@ -41,11 +41,17 @@ def take() -> BaseException | None:
     return error
 
 
-def use(chosen: Identity) -> None:
+def use(chosen: Offer) -> None:
     """Note which identity the connection authenticates with."""
-    _current.identity = chosen
+    _current.offer = chosen
 
 
-def identity() -> Identity | None:
-    """The identity noted since :func:`begin`."""
-    return _current.identity
+def offer() -> Offer | None:
+    """The one noted since :func:`begin`."""
+    return _current.offer
+
+
+def end() -> Offer | None:
+    """The one noted since :func:`begin`, once. Its key signs as long as somebody keeps it."""
+    chosen, _current.offer = _current.offer, None
+    return chosen

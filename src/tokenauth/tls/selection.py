@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tokenauth._records import Record
-from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, TokenAuthError
+from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, TokenAuthError, TokenNotFound, TokenRemoved
 from tokenauth.inventory.search import credentials_for, find_identities
 from tokenauth.inventory.waiting import await_token
 from tokenauth.pkcs11.gate import renew_after_fork
@@ -90,15 +90,21 @@ class Selector(handshake.Responder):
     Args:
         wanted: what to choose from.
         context: whose connections it answers on.
+
+    Attributes:
+        pinned: the identity of a server's context, which is never chosen anew.
+        sessions: the TLS sessions kept, if that is wanted.
     """
 
     def __init__(self, wanted: Wanted, context: ssl.SSLContext) -> None:
         self.wanted = wanted
+        self.pinned: Offer | None = None
         self.sessions = SessionStore() if wanted.reuse_sessions else None
         self._limiter = Limiter(context)
         self._prepared = False
         self._offers: list[Offer] | None = None
         self._answers: dict[tuple[str, tuple[bytes, ...]], Offer | object | None] = {}
+        self._known = ""  # the label of the only token that was there before
         self.after_fork()
         renew_after_fork(self)
 
@@ -114,7 +120,7 @@ class Selector(handshake.Responder):
         with self._lock:
             self._offers = None
             self._prepared = False
-            self._answers.clear()
+            self._answers = {}  # another one: who is about to answer from what was forgotten writes to the old one
 
     def prepare(self) -> None:
         """Before a connection begins: keep it to what the tokens can sign, see :class:`~tokenauth.tls.schemes.Limiter`.
@@ -166,9 +172,14 @@ class Selector(handshake.Responder):
             credentials = wanted.identity.credentials if wanted.pin is None else wanted.credentials
         else:
             credentials = wanted.credentials
-            found = find_identities(
-                wanted.uri, credentials, module=wanted.module, isolate=wanted.isolate, may_login=may_login
-            )
+            try:
+                found = find_identities(
+                    wanted.uri, credentials, module=wanted.module, isolate=wanted.isolate, may_login=may_login
+                )
+            except TokenNotFound as error:
+                if not self._known:
+                    raise
+                raise TokenRemoved("it was removed", token=self._known) from error
         offers, failures = [], []
         for identity in found:
             try:
@@ -177,6 +188,7 @@ class Selector(handshake.Responder):
                 failures.append(error)
         if not offers:
             raise failures[0]
+        self._known = _only_token(offers)
         return offers
 
     def respond(self, connection: int) -> None:
@@ -200,18 +212,19 @@ class Selector(handshake.Responder):
             offer = self._decide(connection, *key)
         if not isinstance(offer, Offer):
             return None
-        exchange.use(offer.identity)
+        exchange.use(offer)
         if not offer.key.ready:
             offer.key.prepare(f"to authenticate to {key[0] or 'the server'}")
         return offer
 
     def _decide(self, connection: int, host: str, authorities: tuple[bytes, ...]) -> Offer | None:
         """Look at what the server asks for, choose, and remember the choice."""
+        answers = self._answers
         version, schemes = handshake.version(connection), handshake.schemes(connection)
         offer = self._choose(CertificateRequest(host, authorities, schemes, version))
-        if len(self._answers) >= _MOST_ANSWERS:
-            self._answers.clear()
-        self._answers[host, authorities] = offer
+        if len(answers) >= _MOST_ANSWERS:
+            answers.clear()
+        answers[host, authorities] = offer
         return offer
 
     def _choose(self, request: CertificateRequest) -> Offer | None:

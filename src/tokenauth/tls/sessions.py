@@ -19,7 +19,7 @@ from tokenauth._records import Record
 from tokenauth.pkcs11.gate import renew_after_fork
 
 if TYPE_CHECKING:
-    from tokenauth.inventory.identity import Identity
+    from tokenauth.tls.offers import Offer
 
 __all__ = ["Kept", "Server", "SessionStore", "server_at"]
 
@@ -50,18 +50,18 @@ class Kept(Record):
 
     Args:
         session: for ``wrap_socket``.
-        identity: what the connection authenticated with.
-        generation: of the identity's token at that time.
+        offer: what the connection authenticated with.
+        generation: of its token at that time.
     """
 
     session: ssl.SSLSession
-    identity: Identity
+    offer: Offer
     generation: int
 
     @property
     def good(self) -> bool:
         """Whether the token has been there, and logged in to, ever since."""
-        token = self.identity.pkcs11_token
+        token = self.offer.key.token
         return token.generation == self.generation and token.is_as_it_was()
 
 

@@ -77,6 +77,7 @@ _Static_assert(sizeof(CK_ULONG) == 8, "handles keep an epoch above 32 bits");
 
 #define TEXTS(TEXT)                                                                                       \
   TEXT(serial)   /* of the token to show; empty for the first that is initialised */                      \
+  TEXT(label)    /* of the token, in place of its own */                                                  \
   TEXT(pad_pin)  /* what is entered on the PIN pad */                                                     \
   TEXT(pad)      /* "cancel": who stands at the PIN pad presses that key */                               \
   TEXT(bad_slot) /* one slot more, where C_GetSlotInfo ("info") or C_GetTokenInfo ("token") fails */
@@ -353,6 +354,7 @@ static void adopt(const struct control *before, struct control *now) {
     end_sessions(true);
   if (now->closings != before->closings) end_sessions(false);
   if (now->logouts != before->logouts) log_out();
+  if (strcmp(now->serial, before->serial)) known_slot = 0;
   control = now;
   pthread_rwlock_unlock(&gate);
 }
@@ -399,7 +401,8 @@ static CK_RV enter(enum function function) {
   raise_to(&state->max_inside[function], ++inside[function]);
   uint64_t all = ++inside[FUNCTION_COUNT];
   raise_to(&state->max_inside[FUNCTION_COUNT], all);
-  if (all > 1 && !may_lock) state->violations++;
+  bool alone = !may_lock || inside[N_C_Initialize] || inside[N_C_Finalize];
+  if (all > 1 && alone) state->violations++;
   state->calls[function]++; /* last, for who waits for a call until it is inside */
   const struct control *now = current_control();
   while (now->hang[function]) {
@@ -619,6 +622,10 @@ ENTRY(C_GetTokenInfo, (CK_SLOT_ID slot, CK_TOKEN_INFO *info), (slot, info)) {
   if (now->pin_tries.text) {
     info->flags &= ~(CKF_USER_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY | CKF_USER_PIN_LOCKED);
     info->flags |= pin_flags(now);
+  }
+  if (now->label[0]) {
+    memset(info->label, ' ', sizeof info->label);
+    memcpy(info->label, now->label, strnlen(now->label, sizeof info->label));
   }
   if (now->pin_pad) info->flags |= CKF_PROTECTED_AUTHENTICATION_PATH;
   if (now->no_login_required) info->flags &= ~CKF_LOGIN_REQUIRED;

@@ -25,7 +25,8 @@ from tokenauth.pin import Env
 
 def main(module: str, uri: str, port: int, cafile: str, steps: list[str]) -> None:
     pin = Env("CARD_PIN")
-    context = tokenauth.create_context(uri, module=module, pin=pin, cafile=cafile)
+    context = tokenauth.create_context(uri, module=module, pin=pin, cafile=cafile, reuse_sessions=False)
+    keeping = tokenauth.create_context(uri, module=module, pin=pin, cafile=cafile)
     identities: list[Any] = []
 
     def sign() -> None:
@@ -45,6 +46,7 @@ def main(module: str, uri: str, port: int, cafile: str, steps: list[str]) -> Non
 
     known: dict[str, Callable[[], object]] = {
         "handshake": lambda: fetch(context, port),
+        "connect": lambda: fetch(keeping, port),
         "sign": sign,
         "list": lambda: tokenauth.identities(uri, module=module),
         "remove": lambda: attach().remove(),
