@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tokenauth.inventory.identity import Identity
     from tokenauth.pin import PinSource
     from tokenauth.pkcs11.tokens import Credentials
+    from tokenauth.tls.removal import Removal
     from tokenauth.uri import TokenURI
 
 __all__ = ["CertificateRequest", "Selector", "Wanted"]
@@ -63,6 +64,7 @@ class Wanted(Record):
         isolate: run modules in child processes; None: what ``TOKENAUTH_ISOLATE`` says.
         reuse_sessions: keep TLS sessions for the next connection to the same server.
         wait: wait so many seconds, or for ever, for a token to be inserted.
+        on_remove: is told when a token leaves that was used.
     """
 
     uri: TokenURI
@@ -75,6 +77,7 @@ class Wanted(Record):
     isolate: bool | None = None
     reuse_sessions: bool = True
     wait: float | bool = False
+    on_remove: Removal | None = None
 
     @property
     def credentials(self) -> Credentials:
@@ -215,7 +218,13 @@ class Selector(handshake.Responder):
         exchange.use(offer)
         if not offer.key.ready:
             offer.key.prepare(f"to authenticate to {key[0] or 'the server'}")
+        self.note_use(offer)
         return offer
+
+    def note_use(self, offer: Offer) -> None:
+        """An identity is used: from now on somebody may want to know when its token leaves."""
+        if self.wanted.on_remove is not None:
+            self.wanted.on_remove.used(offer.key.token, self)
 
     def _decide(self, connection: int, host: str, authorities: tuple[bytes, ...]) -> Offer | None:
         """Look at what the server asks for, choose, and remember the choice."""
