@@ -37,7 +37,7 @@ ALLOWED_ACROSS = {("testing", "provisioning"), ("doctor", "readers")}
 ONLY_IN = {
     "click": ("cli/",),
     "pkcs11": ("pkcs11/binding.py",),
-    "smartcard": ("cards/", "cards.py"),
+    "smartcard": ("cards/pcsc.py",),
     "keyring": ("pin/desktop.py",),
     "ctypes": (
         "tls/openssl/",
@@ -154,6 +154,7 @@ HEAVY = {
     "asyncio",
     "asn1crypto",
     "keyring",
+    "smartcard",
 }
 
 

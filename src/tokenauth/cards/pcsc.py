@@ -6,7 +6,6 @@ and its monitor goes silent when pcscd was restarted. What is here never resets 
 
 from __future__ import annotations
 
-import importlib
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -247,11 +246,12 @@ def _load() -> Any:
         ReadersUnavailable: it is missing, or the library that it needs is.
     """
     try:
-        return importlib.import_module("smartcard.scard")
+        from smartcard import scard
     except ImportError as error:
         raise ReadersUnavailable(
             "the readers can not be looked at: " + _missing(error), reason="pyscard", hint=service.INSTALL_PYSCARD
         ) from error
+    return scard
 
 
 def _missing(error: ImportError) -> str:
