@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import socket
 import ssl
 import sys
@@ -32,7 +31,7 @@ def resident() -> int:
 
 
 def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def in_memory(client_context: Any, server_context: ssl.SSLContext) -> bool:
@@ -86,9 +85,7 @@ def server_context(pem: str, cafile: str) -> ssl.SSLContext:
     return context
 
 
-def main(  # noqa: PLR0917 - as on the command line
-    uri: str, variable: str, module: str, pem: str, cafile: str, handshakes: int, failing: int
-) -> None:
+def main(uri: str, variable: str, module: str, pem: str, cafile: str, handshakes: int, failing: int) -> None:
     context = tokenauth.create_context(uri, pin=Env(variable), module=module, cafile=cafile)
     friendly = server_context(pem, cafile)
     hostile = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)  # trusts the system's CAs, and not ours
@@ -113,5 +110,5 @@ def main(  # noqa: PLR0917 - as on the command line
 
 
 if __name__ == "__main__":
-    *texts, handshakes, failing = sys.argv[1:]
-    main(*texts, int(handshakes), int(failing))  # type: ignore[arg-type]
+    uri, variable, module, pem, cafile, handshakes, failing = sys.argv[1:]
+    main(uri, variable, module, pem, cafile, int(handshakes), int(failing))
