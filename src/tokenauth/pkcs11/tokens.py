@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final, Literal
 
 from tokenauth._records import Record
+from tokenauth.errors import ModuleError
 from tokenauth.notices import notice
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.pkcs11.login import Credentials, Login
@@ -28,7 +29,6 @@ __all__ = ["Credentials", "SlotReading", "Token", "read_token", "text_of"]
 # CK_TOKEN_INFO flags, PKCS #11 v3.1 section 3.2.
 _CKF_LOGIN_REQUIRED, _CKF_PROTECTED_AUTHENTICATION_PATH = 0x4, 0x100
 _CKF_USER_PIN_COUNT_LOW, _CKF_USER_PIN_FINAL_TRY, _CKF_USER_PIN_LOCKED = 0x10000, 0x20000, 0x40000
-_CKF_TOKEN_PRESENT = 0x1  # CK_SLOT_INFO
 _CKS_USER = frozenset({1, 3})  # CKS_RO_USER_FUNCTIONS, CKS_RW_USER_FUNCTIONS
 #: The most serious first.
 _PIN_STATES: tuple[tuple[int, Literal["low", "final", "locked"]], ...] = (
@@ -238,9 +238,13 @@ class Token:
             timer.cancel()
 
     def is_present(self) -> bool:
-        """Whether there is a token in its slot; asked, not assumed."""
+        """Whether there is a token in its slot; asked, not assumed.
+
+        The list of slots is what makes a module look at its readers: ykcs11 goes on telling of a slot what it saw
+        there when it was last asked for the list.
+        """
         with suppress(ReturnValue), self.gate:
-            return bool(self.cryptoki.slot_info(self.slot.id).flags & _CKF_TOKEN_PRESENT)
+            return self.slot.id in self.cryptoki.slots()
         return False
 
     def is_as_it_was(self) -> bool:
@@ -347,7 +351,7 @@ class Token:
             if self.cryptoki.session_state(session) not in _CKS_USER:
                 raise ReturnValue("CKR_USER_NOT_LOGGED_IN", "C_GetSessionInfo")
 
-    def find_again(self, generation: int, ckr: str) -> bool:
+    def find_again(self, generation: int, ckr: str, *, restart: bool) -> bool:
         """After a failure: see whether the token is still, or again, there, and make ready to try once more.
 
         It is looked for in all slots of its module. Of several threads that failed alike, one does it.
@@ -355,6 +359,7 @@ class Token:
         Args:
             generation: in which something failed.
             ckr: what was answered.
+            restart: a look at the slots did not help a confused module before: restart it, if that may be done now.
 
         Returns:
             Whether it makes sense to try again.
@@ -372,9 +377,32 @@ class Token:
                 self._module.revive()
             elif ckr not in CONFUSED:
                 self.resettle(self._module.locate(self.info))
-            elif not self._module.restart():
-                self._module.locate(self.info)  # some modules say nothing clearer when a card is pulled out
+            elif (restart or not self._was_away()) and not self._module.restart():
+                self._module.locate(self.info)
             return self.generation != generation
+
+    def _was_away(self) -> bool:
+        """Look at the slots for a confused module; begin anew if that tells it that the token was gone meanwhile.
+
+        Of a card that was pulled out, or a pcscd that was restarted, OpenSC and ykcs11 say nothing clearer than
+        CKR_GENERAL_ERROR or CKR_DEVICE_ERROR until somebody asks for the slots; then all is well again, and the
+        other tokens' logins last.
+
+        Returns:
+            Whether it began anew. Not if its sessions live: then something else is wrong. A removable token's only
+            session was closed after the failure and tells nothing; so that one is tried.
+
+        Raises:
+            TokenRemoved: it is gone.
+        """
+        try:
+            reading = self._module.locate(self.info)
+        except ModuleError:
+            return False
+        if not reading.removable and self.is_as_it_was():
+            return False
+        self.resettle(reading)
+        return True
 
     def _retire(self) -> bool:
         """Nobody uses its sessions any more; not if they live: it was away before another thread opened them."""
