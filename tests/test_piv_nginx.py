@@ -227,13 +227,19 @@ def test_the_card_is_back_before_anybody_looks(with_tickets):
 
 
 def test_the_card_is_pulled_out_while_it_signs(place):
-    done = place.steps("get", *["pulled", "get", "insert", "get"] * CYCLES, "prompts", timeout=120)
-    assert done[0] == "ok"
-    cycles = done[1:-1]
-    assert all(text.startswith("TokenRemoved: ") for text in cycles[0::4]), cycles[0::4]
-    assert all(text.startswith("TokenRemoved: ") for text in cycles[1::4]), cycles[1::4]
-    assert cycles[3::4] == ["ok"] * CYCLES
+    done = place.steps("get", *["pulled", "get", "insert", "get"] * CYCLES, timeout=120)
+    assert done.pop(0) == "ok"
+    assert all(text.startswith("TokenRemoved: ") for text in done[0::4] + done[1::4]), done
+    assert done[3::4] == ["ok"] * CYCLES
     assert costs(place)[1] == 1 + CYCLES
+    assert place.stack.card.pin_tries == 3
+
+
+def test_the_card_is_pulled_out_while_it_looks_at_the_pin(place):
+    done = place.steps(*["pulled_early", "get", "insert"] * 3, "get", timeout=120)
+    assert all(text.startswith("TokenRemoved: ") for text in done[0:-1:3] + done[1:-1:3]), done
+    assert done[-1] == "ok"
+    assert place.stack.card.pin_tries == 3
 
 
 def test_openscs_files_of_certificates_do_not_stand_in_for_the_card(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -38,6 +39,8 @@ _PIN_STATES: tuple[tuple[int, Literal["low", "final", "locked"]], ...] = (
 )
 _MOST_SESSIONS = 8
 _SLOW = 2.0  # seconds: a card takes one to sign
+#: Seconds until a removal shows, and between two looks. pcscd asks many readers only every 0.4 s.
+_UNNOTICED, _BETWEEN_LOOKS = 0.6, 0.05
 _NOTHING: Final = nullcontext()
 
 
@@ -247,6 +250,19 @@ class Token:
             return self.slot.id in self.cryptoki.slots()
         return False
 
+    def settle_down(self) -> bool:
+        """After a failure that may come of a removal: whether the token is there even when that had time to show.
+
+        Nothing but the slots is asked for meanwhile: OpenSC can hang for good in C_GetTokenInfo between a removal
+        and pcscd's notice of it.
+        """
+        end = time.monotonic() + (_UNNOTICED if self._reading.removable else 0)
+        while present := self.is_present():
+            if time.monotonic() >= end:
+                break
+            time.sleep(_BETWEEN_LOOKS)
+        return present
+
     def is_as_it_was(self) -> bool:
         """Whether it is in its slot and its sessions live on, with the login if there was one; asked, not assumed.
 
@@ -395,6 +411,7 @@ class Token:
         Raises:
             TokenRemoved: it is gone.
         """
+        self.settle_down()
         try:
             reading = self._module.locate(self.info)
         except ModuleError:

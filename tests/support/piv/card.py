@@ -62,7 +62,7 @@ class Card:
         latency: instruction: seconds that the card takes longer for it.
         busy: the instruction that it is at, or None.
         faults: instruction: status words that it answers from now on instead of doing anything, one each time.
-        log: the last commands, without their data, and their status words.
+        log: the last commands since the counters were cleared, without their data, and their status words.
     """
 
     def __init__(self, profile: Profile) -> None:
@@ -84,6 +84,7 @@ class Card:
         self._signatures: Counter[str] = Counter()
         self.pin.attempts = self.puk.attempts = 0
         self._pin_queries = self._resets = 0
+        self.log.clear()
 
     @property
     def counters(self) -> Counters:

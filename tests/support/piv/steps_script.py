@@ -4,7 +4,7 @@
 
 Steps: ``handshake`` with the server on PORT, all with one context; ``get`` from it with one ``tokenauth.Session``, a new
 connection each time; ``sign`` with the private key of one identity; ``list``; ``remove`` and ``insert`` the card;
-``pulled``, a ``get`` during whose signature the card is pulled out; ``stop``, ``start`` and ``restart`` pcscd; ``reset``
+``pulled`` and ``pulled_early``, a ``get`` during whose signature or login the card is pulled out; ``stop``, ``start`` and ``restart`` pcscd; ``reset``
 the card, as another program may. The PINs are in the variable CARD_PIN, with commas between them: each prompt gets the
 next, and the last one for ever. ``prompts`` says how many there were, ``quick`` whether the quickest failure took less
 than a second. For each step a line: the step, and ``ok``, or the error and its text.
@@ -95,17 +95,19 @@ class Steps:
     def insert(self) -> None:
         attach().insert()
 
-    def pulled(self) -> None:
+    def pulled(self, instruction: str = "GENERAL AUTHENTICATE") -> None:
         card = attach()
-        card.set_latency("GENERAL AUTHENTICATE", _LONG)
-        self._session.adapters["https://"].close()
-        pulling = threading.Thread(target=pull_when_busy, args=(card,))
+        card.set_latency(instruction, _LONG)
+        pulling = threading.Thread(target=pull_when_busy, args=(card, instruction))
         pulling.start()
         try:
             self.get()
         finally:
             pulling.join()
-            card.set_latency("GENERAL AUTHENTICATE", 0)
+            card.set_latency(instruction, 0)
+
+    def pulled_early(self) -> None:
+        self.pulled("VERIFY")
 
     def stop(self) -> None:
         attached_ask("stop_pcscd", True)
@@ -121,9 +123,9 @@ class Steps:
         subprocess.run(["opensc-tool", "--reset"], check=True, capture_output=True)
 
 
-def pull_when_busy(card: CardHandle) -> None:
+def pull_when_busy(card: CardHandle, instruction: str) -> None:
     end = time.monotonic() + _TIMEOUT
-    while card.busy != "GENERAL AUTHENTICATE" and time.monotonic() < end:
+    while card.busy != instruction and time.monotonic() < end:
         time.sleep(0.005)
     card.remove()
 
