@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="vpcd is kept apart by Linux's namespaces")
 
+
 @pytest.fixture(params=["opensc", "ykcs11"])
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     stack = request.getfixturevalue("piv" if request.param == "opensc" else "yubikey")

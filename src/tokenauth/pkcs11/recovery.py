@@ -56,9 +56,7 @@ def twice(token: Token, attempt: Callable[[], _T], *, restart: bool = True) -> _
                 raise TokenRemoved("it was lost twice in a row", hint=hint, token=token.label, ckr=error.ckr) from error
 
 
-def _was_lost(
-    token: Token, generation: int, error: TokenAuthError, causes: frozenset[str], *, restart: bool
-) -> bool:
+def _was_lost(token: Token, generation: int, error: TokenAuthError, causes: frozenset[str], *, restart: bool) -> bool:
     """Whether a token was lost and is there again, so that everything found on it has to be found anew.
 
     Raises:

@@ -2,12 +2,13 @@
 
     python steps_script.py MODULE URI PORT CAFILE STEP...
 
-Steps: ``handshake`` with the server on PORT, all with one context; ``get`` from it with one ``tokenauth.Session``, a new
-connection each time; ``sign`` with the private key of one identity; ``list``; ``remove`` and ``insert`` the card;
-``pulled`` and ``pulled_early``, a ``get`` during whose signature or login the card is pulled out; ``stop``, ``start`` and ``restart`` pcscd; ``reset``
-the card, as another program may. The PINs are in the variable CARD_PIN, with commas between them: each prompt gets the
-next, and the last one for ever. ``prompts`` says how many there were, ``quick`` whether the quickest failure took less
-than a second. For each step a line: the step, and ``ok``, or the error and its text.
+Steps: ``handshake`` with the server on PORT, all with one context; ``get`` from it with one ``tokenauth.Session``, a
+new connection each time; ``sign`` with the private key of one identity; ``list``; ``remove`` and ``insert`` the card;
+``pulled`` and ``pulled_early``, a ``get`` during whose signature or login the card is pulled out; ``stop``, ``start``
+and ``restart`` pcscd; ``reset`` the card, as another program may. ``prompts`` says how often a PIN was asked for,
+``quick`` whether the quickest failure took less than a second. The PINs are in the variable CARD_PIN, with commas
+between them: each prompt gets the next, and the last one for ever. For each step a line: the step, and ``ok``, or the
+error and its text.
 """
 
 from __future__ import annotations
@@ -42,8 +43,12 @@ class Steps:
         self._identity: Any = None
         self._options: dict[str, Any] = {"module": module, "pin": self._ask}
         self._uri = uri
+        self._cafile = cafile
         self._context = tokenauth.create_context(uri, cafile=cafile, **self._options)
-        self._session = tokenauth.Session(uri, verify=cafile, **self._options)
+        self._session = self._new_session()
+
+    def _new_session(self) -> tokenauth.Session:
+        return tokenauth.Session(self._uri, verify=self._cafile, **self._options)
 
     def _ask(self, _: object) -> str:
         self._prompts += 1
@@ -96,6 +101,9 @@ class Steps:
         attach().insert()
 
     def pulled(self, instruction: str = "GENERAL AUTHENTICATE") -> None:
+        self._session = (
+            self._new_session()
+        )  # a TLS session that the old one may have kept would spare the card its work
         card = attach()
         card.set_latency(instruction, _LONG)
         pulling = threading.Thread(target=pull_when_busy, args=(card, instruction))
