@@ -65,6 +65,7 @@ nginx  |nginx        |nginx        |nginx    |nginx          |nginx  |nginx     
 apache |apache2 httpd|apache2-bin  |httpd    |httpd          |apache |apache2     |apache2
 openssl|openssl      |openssl      |openssl@3|openssl        |openssl|openssl     |openssl
 p11-kit|p11-kit      |p11-kit      |p11-kit  |p11-kit        |p11-kit|p11-kit     |p11-kit-tools
+p11-kit-client|pkcs11/p11-kit-client.so|p11-kit-modules|p11-kit|p11-kit-server|p11-kit|p11-kit-server|p11-kit-server
 pkcs11.h|p11-kit-1/p11-kit/pkcs11.h|libp11-kit-dev|p11-kit|p11-kit-devel|p11-kit|p11-kit-dev|p11-kit-devel
 cc     |cc           |gcc libc6-dev|gcc      |gcc glibc-devel|gcc    |gcc musl-dev|gcc glibc-devel
 pinentry-tty|pinentry-tty|pinentry-tty|pinentry|pinentry-tty|pinentry|pinentry-tty|pinentry
@@ -81,15 +82,17 @@ table_cell() {
 }
 
 is_met() {
-  local program
+  local program directory
   for program in $(table_cell "$1" 2); do
     case $program in *.h)
       [ -e "/usr/include/$program" ] || [ -e "/usr/local/include/$program" ] || [ -e "/opt/homebrew/include/$program" ]
       return
       ;;
     *.so)
-      [ -n "$(find /usr/lib /usr/lib64 /usr/local/lib -maxdepth 2 -name "$program" 2>/dev/null)" ]
-      return
+      for directory in /usr/lib/* /usr/lib64 /usr/lib /usr/local/lib /opt/homebrew/lib; do
+        if [ -e "$directory/$program" ]; then return; fi
+      done
+      return 1
       ;;
     esac
     if have "$program"; then

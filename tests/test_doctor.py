@@ -140,6 +140,12 @@ def test_ways_to_ask_for_the_pin(monkeypatch, tmp_path):
     )
 
 
+@pytest.mark.parametrize(("value", "status"), [("90", "ok"), ("soon", "error")])
+def test_a_time_limit(value, status):
+    [finding] = check_environment({"TOKENAUTH_ISOLATE_TIMEOUT": value})
+    assert finding.status == status
+
+
 @pytest.mark.parametrize("value", ["8675309", "file:/nonexistent", "env:NOT_SET_AT_ALL"])
 def test_a_pin_source_that_is_none(value):
     [finding] = check_environment({"TOKENAUTH_PIN_SOURCE": value})

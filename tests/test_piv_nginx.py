@@ -105,11 +105,11 @@ def operations(place: Place) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("slot", "logins"),
-    [("9A", 1), ("9D", 1), ("9C", 4)],  # 9C: the login that makes the key show, and one for each signature
+    ("slot", "prompts", "logins"),
+    [("9A", 1, 1), ("9D", 1, 1), ("9C", 3, 4)],  # 9C: once for each signature, and for the login that shows the key
 )
-def test_three_connections(place, slot, logins):
-    assert place.steps("get", "get", "get", "prompts", slot=slot) == ["ok", "ok", "ok", str(logins)]
+def test_three_connections(place, slot, prompts, logins):
+    assert place.steps("get", "get", "get", "prompts", slot=slot) == ["ok", "ok", "ok", str(prompts)]
     assert costs(place) == (logins, 3)
     assert place.stack.card.counters.signatures == {slot: 3}
 
@@ -165,14 +165,14 @@ def test_a_wrong_pin_costs_one_try(place, slot):
 
 
 def test_a_wrong_pin_for_one_signature(place):
-    """The login was right, the PIN before the signature is wrong: nothing is signed, and the next one is as ever."""
-    # Whatever the module forgot, the right PIN is asked for again: once for the login, once for the signature.
-    wrong, right, again = place.steps("get", "get", "get", slot="9C", pin=f"{PIN},{WRONG},{PIN}")
-    assert wrong.startswith("PinIncorrect: ")
-    assert (right, again) == ("ok", "ok")
+    """Nothing is sent to be signed then, not even nothing; and the next one is as ever."""
+    steps = place.steps("get", "get", "get", "get", slot="9C", pin=f"{PIN},{WRONG},{PIN}")
+    assert steps.pop(1).startswith("PinIncorrect: ")
+    assert steps == ["ok"] * 3
     assert operations(place) == [
-        *("PIN 9000", "PIN 63C2"),
-        *("PIN 9000", "PIN 9000", "sign 9000"),
+        *("PIN 9000", "PIN 9000", "sign 9000"),  # the login and the first signature
+        "PIN 63C2",
+        *("PIN 9000", "PIN 9000", "sign 9000"),  # the module has forgotten the login with the failure
         *("PIN 9000", "sign 9000"),
     ]
     assert place.stack.card.pin_tries == 3

@@ -45,10 +45,10 @@ def test_one_request_costs_one_login_and_one_signature(place):
     assert (counters.pin_attempts, counters.signatures) == (1, {"9A": 1})
 
 
-def test_many_handshakes_cost_one_login_and_one_signature(place):
+def test_many_handshakes_cost_one_login(place):
     assert place.steps(*["handshake"] * 4) == ["ok"] * 4
     counters = place.stack.card.counters
-    assert (counters.pin_attempts, counters.signatures) == (1, {"9A": 1})  # the server gives TLS sessions
+    assert (counters.pin_attempts, counters.signatures) == (1, {"9A": 4})
 
 
 def test_a_wrong_pin_is_sent_once(place):
@@ -58,6 +58,14 @@ def test_a_wrong_pin_is_sent_once(place):
     assert third.startswith("PinRefused: ")
     assert place.stack.card.pin_tries == 2
     assert place.stack.card.counters.pin_attempts == 1
+
+
+@pytest.mark.parametrize("pin", ["1234", "123", "123456789"])
+def test_what_can_not_be_a_pin_costs_no_try(place, pin):
+    done = place.get(pin=pin)
+    assert done.returncode == 4
+    assert b"take it out" not in done.stderr
+    assert place.stack.card.pin_tries == 3
 
 
 def test_the_last_try_is_kept(place):
@@ -94,7 +102,7 @@ def test_the_signature_key_in_a_handshake(make_stack):
     stack.card.personalise(authority, {"9C": Holder("p256")})
     with MTLSServer(authority) as server:
         assert Place(stack, opensc_module(), server).steps("handshake", "handshake", slot="9C") == ["ok", "ok"]
-    assert stack.card.counters.signatures == {"9C": 1}
+    assert stack.card.counters.signatures == {"9C": 2}
 
 
 def test_a_card_that_is_taken_out_and_put_back(place):
@@ -102,6 +110,14 @@ def test_a_card_that_is_taken_out_and_put_back(place):
     before, _, without, _, after = place.steps(*steps)
     assert (before, after) == ("ok", "ok")
     assert without != "ok"
+    assert place.stack.card.counters.signatures == {"9A": 2}
+
+
+def test_sessions_kept_end_with_the_card(place):
+    steps = ("connect", "connect", "remove", "connect", "insert", "connect", "connect")
+    first, second, _, without, _, third, fourth = place.steps(*steps)
+    assert (first, second, third, fourth) == ("ok",) * 4
+    assert without.startswith("TokenRemoved")
     assert place.stack.card.counters.signatures == {"9A": 2}
 
 

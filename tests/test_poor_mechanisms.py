@@ -271,3 +271,13 @@ def put_certificate(token, reference, key):
     request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
     store_certificate(token.token, token.credentials, token.ca.issue(request), reference)
     token.token.logout()
+
+
+def test_a_token_that_two_modules_show_is_one(token, card, server, monkeypatch):
+    """As a YubiKey that OpenSC and Yubico's module both serve, under names of their own."""
+    card.set(label="by another name")
+    monkeypatch.setenv("TOKENAUTH_MODULE", f"{card.path}:{token.module}")
+    found = tokenauth.identities("pkcs11:object=ec")
+    assert [identity.token.label for identity in found] == ["by another name"]
+    context = tokenauth.create_context("pkcs11:object=ec", pin=token.pin, cafile=server.cafile)
+    handshake(context, server)

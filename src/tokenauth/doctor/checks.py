@@ -28,14 +28,32 @@ def examine(module: str | None = None) -> list[Finding]:
     Returns:
         The findings, in the order in which things build on each other.
     """
-    findings = [*_check_python(), *check_environment(os.environ)]
-    loaded = 0
-    for finding in _check_modules(module):
-        findings.append(finding)
-        loaded += finding.check == "module" and finding.status == "ok"
-    if loaded:
-        findings.extend(_check_tokens(module))
+    findings = [*_check_python(), *check_environment(os.environ), _check_isolation()]
+    modules = list(_check_modules(module))
+    findings += modules
+    if any(finding.status == "ok" for finding in modules):
+        told = {finding.why for finding in modules}
+        findings.extend(_check_tokens(module, told))
     return findings
+
+
+def _check_isolation() -> Finding:
+    from tokenauth.pkcs11.isolation import SWITCH, find_tools, switched_on
+
+    try:
+        on = switched_on()
+    except ModuleError as error:
+        return Finding("isolation", "error", error.message, "no module is loaded", error.hint)
+    try:
+        tools = find_tools()
+    except ModuleError as error:
+        if on:
+            return Finding("isolation", "error", error.message, f"{SWITCH} is set", error.hint)
+        return Finding("isolation", "ok", "off, and not possible here", error.message)
+    with_what = f"{tools.program} and {tools.client}"
+    if on:
+        return Finding("isolation", "ok", f"on: each module runs in a process of its own, by {with_what}")
+    return Finding("isolation", "ok", f"off; {SWITCH}=1 runs each module in a process of its own, by {with_what}")
 
 
 def _check_python() -> Iterator[Finding]:
@@ -91,12 +109,11 @@ def _check_module(candidate: ModuleCandidate) -> Finding:
     try:
         module = load_module(candidate.path)
     except ModuleError as error:
-        reason = error.message + (f" ({error.ckr})" if error.ckr else "")
         return Finding(
             "module",
             "error",
             f"{named} does not work",
-            reason,
+            _reason(error),
             _REPAIRS.get(candidate.name, _REPAIR),
         )
     info = module.info
@@ -104,14 +121,21 @@ def _check_module(candidate: ModuleCandidate) -> Finding:
     return Finding("module", "ok", f"{named}: {info.manufacturer} {info.description} {version}")
 
 
-def _check_tokens(module: str | None) -> Iterator[Finding]:
+def _reason(error: TokenAuthError) -> str:
+    return error.message + (f" ({error.ckr})" if error.ckr else "")
+
+
+def _check_tokens(module: str | None, told: set[str]) -> Iterator[Finding]:
+    """Check what the modules show; `told` are the reasons for which modules were found not to load."""
     from tokenauth.inventory.survey import take_inventory
     from tokenauth.uri import TokenURI
 
     inventory = take_inventory(TokenURI(), module=module)
     for failure in inventory.failures:
-        if not isinstance(failure, ModuleError):  # those were told with the modules
+        if not isinstance(failure, ModuleError):
             yield Finding("token", "error", str(failure), next="take the card out, insert it again and run this again")
+        elif _reason(failure) not in told:
+            yield Finding("module", "warning", _reason(failure), "no token shows through it", _REPAIR)
     if not inventory.entries:
         yield Finding(
             "token",

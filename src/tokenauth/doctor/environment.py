@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenauth.doctor.findings import Finding
-from tokenauth.errors import PinRequired
+from tokenauth.errors import ModuleError, PinRequired
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -77,6 +77,16 @@ def _is_set(name: str, value: str) -> Finding:
     return Finding("environment", "ok", f"{name}={value}")
 
 
+def _is_time_limit(name: str, value: str) -> Finding:
+    from tokenauth.pkcs11.isolation import time_limit
+
+    try:
+        time_limit({name: value})
+    except ModuleError as error:
+        return Finding("environment", "error", error.message, "no module is loaded in a process of its own", error.hint)
+    return Finding("environment", "ok", f"{name}={value}")
+
+
 _VARIABLES: dict[str, Callable[[str, str], Finding]] = {
     "TOKENAUTH_MODULE": _names_modules,
     "TOKENAUTH_PIN_SOURCE": _names_pin,
@@ -87,6 +97,7 @@ _VARIABLES: dict[str, Callable[[str, str], Finding]] = {
     "SSL_CERT_DIR": _names_path,
     "OPENSSL_CONF": _names_path,
     "P11_KIT_NO_USER_CONFIG": _is_set,
+    "TOKENAUTH_ISOLATE_TIMEOUT": _is_time_limit,
 }
 
 

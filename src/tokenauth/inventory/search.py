@@ -58,11 +58,16 @@ def identities(
 
 
 def distinct(inventory: Inventory) -> list[Identity]:
-    """All identities of an inventory, each once, even if two modules show the same token."""
+    """All identities of an inventory, each once, even if two modules show the same token.
+
+    Two modules may give one token different names, but its certificates are the same: the first module's count.
+    """
+    shown_by: dict[bytes, str] = {}
     seen: dict[tuple[str, bytes], Identity] = {}
     for entry in inventory.entries:
         for found in entry.identities:
-            seen.setdefault((found.uri, found.certificate_der), found)
+            if shown_by.setdefault(found.certificate_der, found.module) == found.module:
+                seen.setdefault((found.uri, found.certificate_der), found)
     return list(seen.values())
 
 

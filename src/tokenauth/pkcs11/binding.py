@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from tokenauth.errors import ModuleError
 from tokenauth.pkcs11.returnvalues import error_for, name_of_exception
 
 if TYPE_CHECKING:
@@ -34,8 +35,14 @@ def writable_session(token: Token, doing: str) -> Iterator[Any]:
         doing: what for, as in "it failed while DOING".
 
     Raises:
+        ModuleError: the module runs in a process of its own, where python-pkcs11 can not reach it.
         TokenAuthError: what the token answered, in the block or before it.
     """
+    if token.cryptoki.isolated:
+        raise ModuleError(
+            f"{token.module} runs in a process of its own, and nothing can be written to its tokens from here",
+            hint="do this without TOKENAUTH_ISOLATE or isolate=True",
+        )
     pkcs11 = python_pkcs11()
     try:
         with token.login_state.in_use(), token.gate:

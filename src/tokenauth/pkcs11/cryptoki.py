@@ -18,7 +18,7 @@ the call; Python's own ``str`` can not be wiped.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from ctypes import CFUNCTYPE, POINTER, addressof, byref, c_ubyte, c_ulong, c_void_p, sizeof
 from typing import Any
@@ -76,8 +76,18 @@ class Cryptoki:
         ModuleError: the file can not be loaded, or is no PKCS#11 module.
     """
 
+    #: It runs in a process of its own: see :mod:`tokenauth.pkcs11.isolation`.
+    isolated = False
+    #: Called when that process died.
+    on_death: Callable[[], None]
+
     def __init__(self, path: str) -> None:
         self._path = path
+        self._mechanisms: dict[Mechanism, Any] = {}
+        self._load(path)
+
+    def _load(self, path: str) -> None:
+        """Load a library, and call its functions from now on."""
         try:
             library = ctypes.CDLL(path)  # never unloaded: modules do not survive that
             get_function_list = library.C_GetFunctionList
@@ -91,7 +101,6 @@ class Cryptoki:
             raise ModuleError(f"{path} does not give its functions", ckr=rv.name_of(value))
         self._addresses = pointer.contents.functions
         self._functions: dict[str, Any] = {}
-        self._mechanisms: dict[Mechanism, Any] = {}
 
     def _function(self, name: str) -> Any:
         if name not in self._functions:
@@ -115,7 +124,7 @@ class Cryptoki:
         Raises:
             ModuleError: it can not be initialised at all.
         """
-        value = self._value("C_Initialize", byref(structures.InitializeArgs(flags=_CKF_OS_LOCKING_OK)))
+        value = self._begin()
         if value == rv.CKR_OK:
             return Initialised(thread_safe=True, by_us=True)
         if value == rv.CKR_CRYPTOKI_ALREADY_INITIALIZED:
@@ -125,6 +134,10 @@ class Cryptoki:
         if value not in {rv.CKR_OK, rv.CKR_CRYPTOKI_ALREADY_INITIALIZED}:
             raise ModuleError(f"{self._path} can not be initialised", ckr=rv.name_of(value))
         return Initialised(thread_safe=False, by_us=value == rv.CKR_OK)
+
+    def _begin(self) -> int:
+        """Initialise the module for several threads; what it answers."""
+        return self._value("C_Initialize", byref(structures.InitializeArgs(flags=_CKF_OS_LOCKING_OK)))
 
     def finalise(self) -> None:
         """Undo :meth:`initialise`: every session, login and handle is gone."""
@@ -167,6 +180,8 @@ class Cryptoki:
         count = c_ulong()
         while True:
             self._call(function, first, None, byref(count))
+            if not count.value:
+                return []  # p11-kit's client answers CKR_BUFFER_TOO_SMALL to who asks for the nothing that there is
             numbers = (c_ulong * count.value)()
             try:
                 self._call(function, first, numbers, byref(count))

@@ -31,6 +31,7 @@ __all__ = [
     "ModuleCandidate",
     "System",
     "discover",
+    "find_library",
     "library_name",
     "parse_module_file",
     "survey",
@@ -115,6 +116,16 @@ def survey(
     if module_name and not candidates and (path := _search(library_name(module_name), system)):
         candidates = [_candidate(path, "module-name")]
     return Discovery(_unique(candidates), problems)
+
+
+def find_library(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The path of a library in one of the directories where modules usually are; None if it is in none.
+
+    Args:
+        name: of the file, or without ``lib`` and suffix.
+        environ: ``ProgramFiles``.
+    """
+    return _search(name, expand(SYSTEMS.get(sys.platform, SYSTEMS["linux"]), environ))
 
 
 def _candidate(path: str, origin: str) -> ModuleCandidate:

@@ -7,6 +7,8 @@ be alone inside all the same:
 - to fork: the child would inherit the module's locks as some other thread holds them, and hang (SoftHSM does, in one
   of ten forks under load). So before a fork the gates close and wait, not for ever, until everybody is out; in the
   child they open anew, and the first who enters finds a module that has to be initialised again (ibid.).
+
+A module in a process of its own (:mod:`tokenauth.pkcs11.isolation`) has to be initialised again, too, when that died.
 """
 
 from __future__ import annotations
@@ -41,13 +43,14 @@ class Gate:
 
     Args:
         shared: the module locks by itself.
-        on_fork: called by the first who enters in a child, before anybody else enters.
+        revive: called by the first who enters in a child of a fork or after :meth:`expire`, before anybody else
+            enters. If it fails, it is called again by the next.
     """
 
-    def __init__(self, *, shared: bool, on_fork: Callable[[], None]) -> None:
+    def __init__(self, *, shared: bool, revive: Callable[[], None]) -> None:
         self._shared = shared
-        self._on_fork = on_fork
-        self._forked = False
+        self._revive = revive
+        self._stale = False
         self._make_locks()
         _gates.append(self)
 
@@ -59,34 +62,54 @@ class Gate:
         self._reviver = 0
 
     def __enter__(self) -> None:
-        if self._forked and self._reviver != threading.get_ident():
-            self._revive()
-        if not self._shared:
-            self._exclusive.acquire()
-            return
         me = threading.get_ident()
-        if me in self._inside:  # not through the door: whoever has closed it waits for this thread
-            self._inside.append(me)
+        if self._shared:
+            if (self._stale or self._reviver) and self._reviver != me:
+                self._renew()
+            if me in self._inside:  # not through the door: whoever has closed it waits for this thread
+                self._inside.append(me)
+                return
+            with self._door:
+                self._inside.append(me)
             return
-        with self._door:
-            self._inside.append(me)
+        self._exclusive.acquire()
+        # Who is inside already has handles of the module as it was: it comes out first.
+        if self._stale and not self._inside and not self._reviver:
+            try:
+                self._renew()
+            except BaseException:
+                self._exclusive.release()
+                raise
+        self._inside.append(me)
 
     def __exit__(self, *_: object) -> None:
         with suppress(ValueError, RuntimeError):  # in a child that was forked from inside, as a signal handler may
-            if self._shared:
-                self._inside.remove(threading.get_ident())
-            else:
+            self._inside.remove(threading.get_ident())
+            if not self._shared:
                 self._exclusive.release()
 
-    def _revive(self) -> None:
+    def _renew(self) -> None:
         with self._reviving:  # the others wait: a module that is not initialised yet is of no use to them
-            if self._forked:
-                self._reviver = threading.get_ident()
-                try:
-                    self._on_fork()
-                    self._forked = False
-                finally:
-                    self._reviver = 0
+            if not self._stale:
+                return
+            self._reviver = threading.get_ident()
+            self._stale = False  # first: it may expire again meanwhile
+            try:
+                self._revive()
+            except BaseException:
+                self._stale = True
+                raise
+            finally:
+                self._reviver = 0
+
+    @property
+    def stale(self) -> bool:
+        """Whoever enters next finds a module that has to be initialised again."""
+        return self._stale
+
+    def expire(self) -> None:
+        """The module has to be initialised again before it is used."""
+        self._stale = True
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
@@ -124,7 +147,7 @@ class Gate:
     def reset(self) -> None:
         """In the child, after a fork."""
         self._make_locks()
-        self._forked = True
+        self._stale = True
 
 
 def renew_after_fork(thing: _Renewable) -> None:

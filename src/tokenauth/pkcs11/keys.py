@@ -125,6 +125,8 @@ class TokenKey:
                 raise error_for(refusal.name, "signing", self.token.label) from refusal
             finally:
                 del pin
+            if not self.ready:  # the module began anew in between, and there the handle may be another key's
+                raise error_for("CKR_KEY_HANDLE_INVALID", "signing", self.token.label)
             self._ways[scheme] = way
             return signature
         wanted = f"{scheme.padding.upper()} signatures" + (f" with {scheme.digest.upper()}" if scheme.digest else "")
@@ -176,10 +178,13 @@ class TokenKey:
         """All in one generation of the token: the login of one says nothing of what shows in another."""
         key = self._look(generation)
         if key is None or key.private or self._needs_login:
-            self.token.login(self.credentials._replace(reason=reason) if reason else self.credentials)
+            credentials = self.credentials._replace(reason=reason) if reason else self.credentials
+            self.token.login(credentials, for_signature=True)
             key = self._look(generation)
             if key is None:
                 self.token.check_login(generation)
+        if key is None or not key.always_authenticate:
+            self.token.login_state.forget_entry()
         return self._checked(key)
 
     def _look(self, generation: int) -> KeyObject | None:

@@ -12,6 +12,7 @@ from tokenauth._records import Record
 from tokenauth.errors import (
     ModuleError,
     PinError,
+    PinIncorrect,
     PinLocked,
     PinRefused,
     PinRequired,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Credentials", "Login"]
 
+#: What modules answer, besides ``CKR_PIN_...``, to a PIN that can not be one (OpenSC passes on what the card says).
+_ILL_FORMED = frozenset({"CKR_DATA_INVALID", "CKR_DATA_LEN_RANGE", "CKR_ARGUMENTS_BAD"})
 #: Keys the hashes by which refused PINs are remembered, so that they say nothing outside this process.
 _hash_key = os.urandom(32)
 
@@ -64,6 +67,8 @@ class _Action(threading.local):
     depth = 0
     attempts = 0
     pad_failures = 0
+    #: The PIN that was right for the login a moment ago, for the signature that asks for it once more.
+    entry: str | None = None
 
 
 class Login:
@@ -135,8 +140,14 @@ class Login:
 
                 logging.getLogger("tokenauth").warning("a PIN source could not forget: %s", type(error).__name__)
 
-    def ensure(self, credentials: Credentials) -> None:
-        """Log in, unless that was done; see :meth:`Token.login`."""
+    def ensure(self, credentials: Credentials, *, for_signature: bool = False) -> None:
+        """Log in, unless that was done; see :meth:`Token.login`.
+
+        Args:
+            credentials: give the PIN.
+            for_signature: a signature follows in this thread. If its key asks for the PIN as well, the same entry
+                serves for both, so that a person is asked once; :meth:`forget_entry` if it does not.
+        """
         with self.in_use(credentials.forget_after), self._lock:
             if self.done:
                 return
@@ -147,7 +158,7 @@ class Login:
             self._action.attempts = self._attempts  # this thread may try again, if the token was lost and is back
             self._last_failure = None
             try:
-                self._try(credentials)
+                self._try(credentials, for_signature=for_signature)
             except PinError as error:  # that a card was pulled out each learns by itself: it may be back
                 self._last_failure = _again(error)
                 raise
@@ -171,6 +182,10 @@ class Login:
         if failed:
             raise self._error(failed)
 
+    def forget_entry(self) -> None:
+        """The PIN just entered is not needed a second time."""
+        self._action.entry = None
+
     def ask(self, credentials: Credentials, *, per_signature: bool = False) -> str | OnPad:
         """Get a PIN that may be sent to the token, or leave to have it entered on its pad.
 
@@ -190,6 +205,10 @@ class Login:
                 token=token.label,
                 hint="if you are sure of the PIN, say --allow-final-try or allow_final_try=True",
             )
+        entry, self._action.entry = self._action.entry, None
+        if entry is not None and per_signature:
+            return entry
+        del entry
         if credentials.source is None:
             raise PinRequired(
                 "a PIN is needed to use its key, and none was given", token=token.label, hint=_pad_hint(token)
@@ -229,12 +248,14 @@ class Login:
             self._forgetful.append(forget)
         return source(request)
 
-    def _try(self, credentials: Credentials) -> None:
+    def _try(self, credentials: Credentials, *, for_signature: bool) -> None:
         entry = self.ask(credentials)
         generation = self._token.generation
         try:
             with self._token.session("logging in", generation) as session:
                 failed = self._enter(session, entry, "user")
+            if for_signature and not failed and isinstance(entry, str):
+                self._action.entry = entry
         finally:
             del entry
         if failed and failed != "CKR_USER_ALREADY_LOGGED_IN":
@@ -248,7 +269,7 @@ class Login:
         try:
             self._token.cryptoki.login(session, entry, user)
         except ReturnValue as error:
-            if error.name.startswith("CKR_PIN_"):
+            if error.name.startswith("CKR_PIN_") or error.name in _ILL_FORMED:
                 self._refused.add(_mark(entry))
             return error.name
         finally:
@@ -281,6 +302,8 @@ class Login:
         if name in GONE or (name in CONFUSED and not token.settle_down()):
             token.resettle(None)  # ykcs11 believes for as long as a session is open what it read from a leaving card
             return TokenRemoved("it was removed during the login", token=token.label, ckr=name)
+        if name in _ILL_FORMED:
+            return PinIncorrect("the PIN has a form that it does not allow", token=token.label, ckr=name)
         error = error_for(name, "logging in", token.label)
         try:
             token.refresh()

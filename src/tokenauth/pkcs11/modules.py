@@ -15,7 +15,7 @@ from tokenauth.pkcs11.returnvalues import ReturnValue
 from tokenauth.pkcs11.tokens import SlotReading, Token, read_token, text_of
 from tokenauth.uri import LibraryInfo, SlotInfo, TokenInfo
 
-__all__ = ["Module", "SlotFailure", "load_module"]
+__all__ = ["Module", "SlotFailure", "load_module", "other_modules"]
 
 
 _CKF_TOKEN_INITIALIZED = 0x400  # CK_TOKEN_INFO
@@ -44,6 +44,7 @@ class Module:
 
     Args:
         path: the module's file.
+        isolated: it runs in a process of its own.
 
     Attributes:
         path: the module's file.
@@ -54,11 +55,12 @@ class Module:
         ModuleError: the file is missing, is no PKCS#11 module, or can not be initialised.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, isolated: bool = False) -> None:
         self.path = path
-        self.cryptoki = Cryptoki(path)
+        self.cryptoki = _isolated(path) if isolated else Cryptoki(path)
         self.thread_safe, self._ours = self.cryptoki.initialise()
-        self.gate = Gate(shared=self.thread_safe, on_fork=self._begin_anew)
+        self.gate = Gate(shared=self.thread_safe, revive=self._begin_anew)
+        self.cryptoki.on_death = self.gate.expire
         self._restarted = -_BETWEEN_RESTARTS
         self.after_fork()
         renew_after_fork(self)
@@ -66,6 +68,7 @@ class Module:
         try:
             info = self.cryptoki.info()
         except ReturnValue as error:
+            self._leave()
             raise ModuleError(f"{path} can not be used", ckr=error.name) from error
         version = (info.version.major, info.version.minor)
         self.info = LibraryInfo(text_of(info.manufacturer), text_of(info.description), version)
@@ -152,13 +155,15 @@ class Module:
 
         Returns:
             Whether it was done. A module that somebody else initialised, or that another thread does not come out of,
-            is left alone.
+            is left alone; so is one whose process died, for that is an error to be told, and the next use starts
+            another.
 
         Raises:
             ModuleError: it can not be initialised again.
         """
         with self._renewing:
-            if not self._ours or time.monotonic() - self._restarted < _BETWEEN_RESTARTS:
+            recently = time.monotonic() - self._restarted < _BETWEEN_RESTARTS
+            if not self._ours or self.gate.stale or recently:
                 return False
             self._restarted = time.monotonic()
             return self._reload()
@@ -187,8 +192,7 @@ class Module:
     def _reload(self) -> bool:
         with self.gate.alone() as alone:
             if alone:
-                with suppress(ReturnValue):
-                    self.cryptoki.finalise()
+                self._leave()
                 self._begin_anew()
             return alone
 
@@ -204,8 +208,13 @@ class Module:
             except ReturnValue:
                 self._begin_anew()
 
+    def _leave(self) -> None:
+        if self._ours:
+            with suppress(ReturnValue):
+                self.cryptoki.finalise()
+
     def _begin_anew(self) -> None:
-        """Initialise the module again: after it was finalised, or in the child of a fork."""
+        """Initialise the module again: after it was finalised, or its process died, or in the child of a fork."""
         with self.gate:
             self.cryptoki.initialise()
             there = {reading.token: reading for reading in self._readings()[0]}
@@ -225,7 +234,21 @@ class Module:
         return token
 
 
-_loaded: dict[str, Module] = {}
+def _isolated(path: str) -> Cryptoki:
+    from tokenauth.pkcs11.isolation import IsolatedCryptoki
+
+    return IsolatedCryptoki(path)
+
+
+def _says_isolate() -> bool:
+    if not os.environ.get("TOKENAUTH_ISOLATE"):
+        return False
+    from tokenauth.pkcs11.isolation import switched_on
+
+    return switched_on()
+
+
+_loaded: dict[tuple[str, bool], Module] = {}
 _loading = threading.Lock()
 
 
@@ -243,13 +266,23 @@ def load_module(path: str, *, isolate: bool | None = None) -> Module:
 
     Args:
         path: the module's file; the same file under two names is one module.
-        isolate: run it in a child process; None: what ``TOKENAUTH_ISOLATE`` says.
+        isolate: run it in a process of its own; None: what ``TOKENAUTH_ISOLATE`` says. Isolated and not isolated it is
+            two modules, each with its own sessions and logins.
 
     Raises:
-        ModuleError: the file is missing, is no PKCS#11 module, or can not be initialised.
+        ModuleError: the file is missing, is no PKCS#11 module, or can not be initialised; or it is to be isolated and
+            p11-kit is missing.
     """
-    real = os.path.realpath(path)
+    key = os.path.realpath(path), _says_isolate() if isolate is None else isolate
+    if key in _loaded:
+        return _loaded[key]  # also while another module takes its time to load
     with _loading:
-        if real not in _loaded:
-            _loaded[real] = Module(path)
-        return _loaded[real]
+        if key not in _loaded:
+            _loaded[key] = Module(path, isolated=key[1])
+        return _loaded[key]
+
+
+def other_modules(module: Module) -> list[Module]:
+    """What else is loaded of the same file: isolated if the module is not, or not isolated if it is."""
+    real = os.path.realpath(module.path)
+    return [other for (path, _), other in _loaded.items() if path == real and other is not module]

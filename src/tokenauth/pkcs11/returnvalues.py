@@ -102,12 +102,13 @@ class _Meaning(Record):
     hint: str = ""
 
 
+_FORM_HINT = "check the PIN"
 _REMOVED = _Meaning(TokenRemoved, "it was removed while in use")
 _CANCELLED = _Meaning(PinRefused, "the PIN entry was cancelled", "try again")
 _MEANINGS = {
     "CKR_PIN_INCORRECT": _Meaning(PinIncorrect, "the PIN is wrong"),
-    "CKR_PIN_INVALID": _Meaning(PinIncorrect, "the PIN holds characters that the token does not allow"),
-    "CKR_PIN_LEN_RANGE": _Meaning(PinIncorrect, "the PIN is too long or too short for the token"),
+    "CKR_PIN_INVALID": _Meaning(PinIncorrect, "the PIN holds characters that the token does not allow", _FORM_HINT),
+    "CKR_PIN_LEN_RANGE": _Meaning(PinIncorrect, "the PIN is too long or too short for the token", _FORM_HINT),
     "CKR_PIN_EXPIRED": _Meaning(PinError, "the PIN has expired", "change the PIN with the card's own program"),
     "CKR_PIN_LOCKED": _Meaning(PinLocked, "the PIN is locked"),
     "CKR_USER_PIN_NOT_INITIALIZED": _Meaning(

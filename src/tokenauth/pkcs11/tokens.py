@@ -30,6 +30,7 @@ __all__ = ["Credentials", "SlotReading", "Token", "read_token", "text_of"]
 # CK_TOKEN_INFO flags, PKCS #11 v3.1 section 3.2.
 _CKF_LOGIN_REQUIRED, _CKF_PROTECTED_AUTHENTICATION_PATH = 0x4, 0x100
 _CKF_USER_PIN_COUNT_LOW, _CKF_USER_PIN_FINAL_TRY, _CKF_USER_PIN_LOCKED = 0x10000, 0x20000, 0x40000
+_CKF_TOKEN_PRESENT = 0x1  # CK_SLOT_INFO
 _CKS_USER = frozenset({1, 3})  # CKS_RO_USER_FUNCTIONS, CKS_RW_USER_FUNCTIONS
 #: The most serious first.
 _PIN_STATES: tuple[tuple[int, Literal["low", "final", "locked"]], ...] = (
@@ -241,13 +242,11 @@ class Token:
             timer.cancel()
 
     def is_present(self) -> bool:
-        """Whether there is a token in its slot; asked, not assumed.
-
-        The list of slots is what makes a module look at its readers: ykcs11 goes on telling of a slot what it saw
-        there when it was last asked for the list.
-        """
+        """Whether there is a token in its slot; asked, not assumed."""
         with suppress(ReturnValue), self.gate:
-            return self.slot.id in self.cryptoki.slots()
+            if self._hardware:  # some modules (ykcs11) look at their readers only when they list the slots
+                return self.slot.id in self.cryptoki.slots()
+            return bool(self.cryptoki.slot_info(self.slot.id).flags & _CKF_TOKEN_PRESENT)
         return False
 
     def settle_down(self) -> bool:
@@ -317,11 +316,15 @@ class Token:
             return None
         return MechanismInfo(info.smallest_key, info.largest_key, info.flags)
 
-    def login(self, credentials: Credentials) -> None:
+    def login(self, credentials: Credentials, *, for_signature: bool = False) -> None:
         """Log in, unless this process has; threads that need the same login wait for one.
 
         The PIN's state is read first, so that a locked token is never tried and its last try is never spent. A PIN
         that this token refused is not sent again.
+
+        Args:
+            credentials: give the PIN.
+            for_signature: a signature follows, see :meth:`Login.ensure`.
 
         Raises:
             PinRequired: nobody gives a PIN.
@@ -331,7 +334,7 @@ class Token:
             TokenAuthError: whatever else the token answers.
         """
         self._present()
-        self.login_state.ensure(credentials)
+        self.login_state.ensure(credentials, for_signature=for_signature)
 
     def logout(self) -> None:
         """End this process's login; keys found before are looked for again, with a new login, when they are used.

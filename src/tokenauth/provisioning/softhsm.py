@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tokenauth.errors import ModuleError
 from tokenauth.pkcs11.binding import writable_session
 from tokenauth.pkcs11.discovery import discover
-from tokenauth.pkcs11.modules import Module, load_module
+from tokenauth.pkcs11.modules import Module, load_module, other_modules
 from tokenauth.pkcs11.returnvalues import ReturnValue, error_for
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "new_token",
     "remove_token",
     "softhsm_module",
+    "tell_isolated",
     "token_directories",
     "use_configuration",
     "write_configuration",
@@ -93,6 +94,9 @@ def configuration_in_use() -> Path | None:
 def use_configuration(configuration: Path | None) -> Module:
     """Let SoftHSM in this process, and in processes that it starts, use a configuration.
 
+    It is not isolated, whatever ``TOKENAUTH_ISOLATE`` says: :func:`~tokenauth.pkcs11.binding.writable_session` has to
+    find it in this process. Where it is isolated besides, that process is told by :func:`tell_isolated`.
+
     Args:
         configuration: the file; None for what the system says.
 
@@ -104,10 +108,21 @@ def use_configuration(configuration: Path | None) -> Module:
         os.environ.pop(CONFIGURATION, None)
     else:
         os.environ[CONFIGURATION] = str(configuration)
-    module = load_module(softhsm_module())
+    module = load_module(softhsm_module(), isolate=False)
     if os.environ.get(CONFIGURATION) != before:
         module.reload()
+        tell_isolated(module)
     return module
+
+
+def tell_isolated(module: Module) -> None:
+    """Let SoftHSM see which tokens there are now, where it runs in a process of its own.
+
+    Args:
+        module: SoftHSM in this process.
+    """
+    for other in other_modules(module):
+        other.gate.expire()
 
 
 def new_token(module: Module, label: str, so_pin: str, pin: str) -> Token:
@@ -134,6 +149,7 @@ def new_token(module: Module, label: str, so_pin: str, pin: str) -> Token:
                 module.cryptoki.logout(session.handle)
     except ReturnValue as error:
         raise error_for(error.name, "initialising the token", label) from None
+    tell_isolated(module)
     return token
 
 

@@ -70,6 +70,7 @@ class _Home:
         if self.tokens:
             softhsm.remove_token(directory, token.serial)
             module.reload()
+            softhsm.tell_isolated(module)
             return
         self.module = self._directory = None
         shutil.rmtree(directory, ignore_errors=True)

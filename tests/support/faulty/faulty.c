@@ -77,6 +77,7 @@ _Static_assert(sizeof(CK_ULONG) == 8, "handles keep an epoch above 32 bits");
 
 #define TEXTS(TEXT)                                                                                       \
   TEXT(serial)   /* of the token to show; empty for the first that is initialised */                      \
+  TEXT(label)    /* of the token, in place of its own */                                                  \
   TEXT(pad_pin)  /* what is entered on the PIN pad */                                                     \
   TEXT(pad)      /* "cancel": who stands at the PIN pad presses that key */                               \
   TEXT(bad_slot) /* one slot more, where C_GetSlotInfo ("info") or C_GetTokenInfo ("token") fails */
@@ -621,6 +622,10 @@ ENTRY(C_GetTokenInfo, (CK_SLOT_ID slot, CK_TOKEN_INFO *info), (slot, info)) {
   if (now->pin_tries.text) {
     info->flags &= ~(CKF_USER_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY | CKF_USER_PIN_LOCKED);
     info->flags |= pin_flags(now);
+  }
+  if (now->label[0]) {
+    memset(info->label, ' ', sizeof info->label);
+    memcpy(info->label, now->label, strnlen(now->label, sizeof info->label));
   }
   if (now->pin_pad) info->flags |= CKF_PROTECTED_AUTHENTICATION_PATH;
   if (now->no_login_required) info->flags &= ~CKF_LOGIN_REQUIRED;

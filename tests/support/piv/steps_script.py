@@ -2,7 +2,8 @@
 
     python steps_script.py MODULE URI PORT CAFILE STEP...
 
-Steps: ``handshake`` with the server on PORT, all with one context; ``get`` from it with one ``tokenauth.Session``, a
+Steps: ``handshake`` with the server on PORT, all with one context, or ``connect`` to it with one that keeps TLS
+sessions; ``get`` from it with one ``tokenauth.Session``, a
 new connection each time; ``sign`` with the private key of one identity; ``list``; ``remove`` and ``insert`` the card;
 ``pulled`` and ``pulled_early``, a ``get`` during whose signature or login the card is pulled out; ``stop``, ``start``
 and ``restart`` pcscd; ``reset`` the card, as another program may. ``prompts`` says how often a PIN was asked for,
@@ -44,7 +45,8 @@ class Steps:
         self._options: dict[str, Any] = {"module": module, "pin": self._ask}
         self._uri = uri
         self._cafile = cafile
-        self._context = tokenauth.create_context(uri, cafile=cafile, **self._options)
+        self._context = tokenauth.create_context(uri, cafile=cafile, reuse_sessions=False, **self._options)
+        self._keeping = tokenauth.create_context(uri, cafile=cafile, **self._options)
         self._session = self._new_session()
 
     def _new_session(self) -> tokenauth.Session:
@@ -66,6 +68,9 @@ class Steps:
 
     def handshake(self) -> None:
         fetch(self._context, self._port)
+
+    def connect(self) -> None:
+        fetch(self._keeping, self._port)
 
     def get(self) -> None:
         url = f"https://localhost:{self._port}/"
@@ -101,9 +106,7 @@ class Steps:
         attach().insert()
 
     def pulled(self, instruction: str = "GENERAL AUTHENTICATE") -> None:
-        self._session = (
-            self._new_session()
-        )  # a TLS session that the old one may have kept would spare the card its work
+        self._session = self._new_session()  # what TLS sessions the old one kept would spare the card its work
         card = attach()
         card.set_latency(instruction, _LONG)
         pulling = threading.Thread(target=pull_when_busy, args=(card, instruction))
