@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(tokenauth.__file__).parent
 #: Each layer knows those before it; those in one row do not know each other.
 LAYERS = [
-    {"_records", "_version"},
+    {"_lazy", "_records", "_version"},
     {"errors", "notices"},
     {"uri"},
     {"pin"},

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from tokenauth._lazy import lazy_property
 from tokenauth._records import Record
 from tokenauth.errors import IdentityNotFound
 from tokenauth.inventory import certificates
@@ -105,7 +105,7 @@ class Identity:
         key = self._found.private_key
         return None if key is None else key.always_authenticate
 
-    @cached_property
+    @lazy_property
     def uri(self) -> str:
         """The ``pkcs11:`` URI that selects this identity and no other."""
         info = self.token
@@ -117,7 +117,7 @@ class Identity:
             named["vendor_query"] = [(FINGERPRINT, fingerprint(self.certificate_der))]
         return str(TokenURI(**{name: value for name, value in named.items() if value not in ("", b"")}))
 
-    @cached_property
+    @lazy_property
     def certificate(self) -> x509.Certificate:
         """The certificate.
 
@@ -137,12 +137,12 @@ class Identity:
             hint="write the certificate to the token again, or name another identity",
         )
 
-    @cached_property
+    @lazy_property
     def chain(self) -> list[x509.Certificate]:
         """The certificate's issuers that are on the token, nearest first; each signature was checked."""
         return certificates.chain_of(self.certificate, self.neighbours)
 
-    @cached_property
+    @lazy_property
     def private_key(self) -> Any:
         """The private key, as one of ``cryptography``'s; it signs through the token and never leaves it."""
         from tokenauth.pkcs11.private_keys import private_key, shape_of
@@ -165,7 +165,7 @@ class Identity:
         """For the login that the key may need."""
         return self._credentials
 
-    @cached_property
+    @lazy_property
     def purposes(self) -> list[str]:
         """What the certificate allows: some of ``tls-client``, ``tls-server``, ``document``."""
         try:

@@ -26,6 +26,11 @@ __all__ = ["Inventory", "TokenEntry", "find_tokens", "take_inventory"]
 
 #: CKA_CERTIFICATE_CATEGORY (PKCS #11 v3.1 section 4.6.2).
 _AUTHORITY = 2
+#: What shows a YubiKey's statement that a key was made in it, or the certificate of the key that signs such statements
+#: (developers.yubico.com/PIV/Introduction/PIV_attestation.html): extensions under 1.3.6.1.4.1.41482.3 and the maker's
+#: name for it, as DER has them; and ykcs11's labels, which a company's own certificate for that key has as well.
+_ATTESTATION_BYTES = (bytes.fromhex("2b0601040182c40a03"), b"Yubico PIV Attestation")
+_ATTESTATION_LABEL = "X.509 Certificate for PIV Attestation"
 
 
 class TokenEntry(Record):
@@ -161,6 +166,8 @@ def _identities(token: Token, objects: Objects, credentials: Credentials) -> lis
     """All identities on a token, each with a URI that selects no other."""
     made = []
     for certificate in objects.certificates:
+        if _attests(certificate):
+            continue
         found = _found(token, certificate, objects)
         if found.key is not None or not _is_authority(certificate):
             made.append(Identity(found, credentials))
@@ -194,6 +201,12 @@ def _found(token: Token, certificate: CertificateObject, objects: Objects) -> Fo
     private, public = (matching_key(reference, keys) for keys in (objects.private_keys, objects.public_keys))
     others = tuple(other.der for other in objects.certificates if other is not certificate)
     return Found(token, certificate, private, public, others)
+
+
+def _attests(certificate: CertificateObject) -> bool:
+    """Whether it is no identity, although ykcs11 shows it with the key that it is about, under the same ``CKA_ID``."""
+    told = any(run in certificate.der for run in _ATTESTATION_BYTES)
+    return told or certificate.label.startswith(_ATTESTATION_LABEL)
 
 
 def _is_authority(certificate: CertificateObject) -> bool:

@@ -38,6 +38,7 @@ def twice(token: Token, attempt: Callable[[], _T], *, restart: bool = True) -> _
     """
     causes = _LOST | CONFUSED if restart else _LOST
     attempts = counted = 0
+    looked = False  # for a confused module; restarting it, if that does not help, is worth one more try
     while True:
         generation = token.generation
         try:
@@ -45,16 +46,17 @@ def twice(token: Token, attempt: Callable[[], _T], *, restart: bool = True) -> _
         except TokenAuthError as error:
             attempts += 1
             counted += token.generation == generation
-            if not _was_lost(token, generation, error, causes):
+            if not _was_lost(token, generation, error, causes, restart=looked):
                 raise
-            if counted == _TRIES or attempts == _MOST_ATTEMPTS:
+            looked = looked or error.ckr in CONFUSED
+            if counted == _TRIES + looked or attempts == _MOST_ATTEMPTS:
                 if isinstance(error, PinError) or error.ckr in CONFUSED:
                     raise
                 hint = "leave it in place and try again"
                 raise TokenRemoved("it was lost twice in a row", hint=hint, token=token.label, ckr=error.ckr) from error
 
 
-def _was_lost(token: Token, generation: int, error: TokenAuthError, causes: frozenset[str]) -> bool:
+def _was_lost(token: Token, generation: int, error: TokenAuthError, causes: frozenset[str], *, restart: bool) -> bool:
     """Whether a token was lost and is there again, so that everything found on it has to be found anew.
 
     Raises:
@@ -64,4 +66,4 @@ def _was_lost(token: Token, generation: int, error: TokenAuthError, causes: froz
     answer = error.__cause__
     if not isinstance(answer, ReturnValue) or answer.function == "C_Login" or answer.name not in causes:
         return False
-    return token.find_again(generation, answer.name)
+    return token.find_again(generation, answer.name, restart=restart)

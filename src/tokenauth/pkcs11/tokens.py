@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final, Literal
 
 from tokenauth._records import Record
+from tokenauth.errors import ModuleError
 from tokenauth.notices import notice
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.pkcs11.login import Credentials, Login
@@ -38,6 +40,8 @@ _PIN_STATES: tuple[tuple[int, Literal["low", "final", "locked"]], ...] = (
 )
 _MOST_SESSIONS = 8
 _SLOW = 2.0  # seconds: a card takes one to sign
+#: Seconds until a removal shows, and between two looks. pcscd asks many readers only every 0.4 s.
+_UNNOTICED, _BETWEEN_LOOKS = 0.6, 0.05
 _NOTHING: Final = nullcontext()
 
 
@@ -245,6 +249,19 @@ class Token:
             return bool(self.cryptoki.slot_info(self.slot.id).flags & _CKF_TOKEN_PRESENT)
         return False
 
+    def settle_down(self) -> bool:
+        """After a failure that may come of a removal: whether the token is there even when that had time to show.
+
+        Nothing but the slots is asked for meanwhile: OpenSC can hang for good in C_GetTokenInfo between a removal
+        and pcscd's notice of it.
+        """
+        end = time.monotonic() + (_UNNOTICED if self._reading.removable else 0)
+        while present := self.is_present():
+            if time.monotonic() >= end:
+                break
+            time.sleep(_BETWEEN_LOOKS)
+        return present
+
     def is_as_it_was(self) -> bool:
         """Whether it is in its slot and its sessions live on, with the login if there was one; asked, not assumed.
 
@@ -353,7 +370,7 @@ class Token:
             if self.cryptoki.session_state(session) not in _CKS_USER:
                 raise ReturnValue("CKR_USER_NOT_LOGGED_IN", "C_GetSessionInfo")
 
-    def find_again(self, generation: int, ckr: str) -> bool:
+    def find_again(self, generation: int, ckr: str, *, restart: bool) -> bool:
         """After a failure: see whether the token is still, or again, there, and make ready to try once more.
 
         It is looked for in all slots of its module. Of several threads that failed alike, one does it.
@@ -361,6 +378,7 @@ class Token:
         Args:
             generation: in which something failed.
             ckr: what was answered.
+            restart: a look at the slots did not help a confused module before: restart it, if that may be done now.
 
         Returns:
             Whether it makes sense to try again.
@@ -378,9 +396,33 @@ class Token:
                 self._module.revive()
             elif ckr not in CONFUSED:
                 self.resettle(self._module.locate(self.info))
-            elif not self._module.restart():
-                self._module.locate(self.info)  # some modules say nothing clearer when a card is pulled out
+            elif (restart or not self._was_away()) and not self._module.restart():
+                self._module.locate(self.info)
             return self.generation != generation
+
+    def _was_away(self) -> bool:
+        """Look at the slots for a confused module; begin anew if that tells it that the token was gone meanwhile.
+
+        Of a card that was pulled out, or a pcscd that was restarted, OpenSC and ykcs11 say nothing clearer than
+        CKR_GENERAL_ERROR or CKR_DEVICE_ERROR until somebody asks for the slots; then all is well again, and the
+        other tokens' logins last.
+
+        Returns:
+            Whether it began anew. Not if its sessions live: then something else is wrong. A removable token's only
+            session was closed after the failure and tells nothing; so that one is tried.
+
+        Raises:
+            TokenRemoved: it is gone.
+        """
+        self.settle_down()
+        try:
+            reading = self._module.locate(self.info)
+        except ModuleError:
+            return False
+        if not reading.removable and self.is_as_it_was():
+            return False
+        self.resettle(reading)
+        return True
 
     def _retire(self) -> bool:
         """Nobody uses its sessions any more; not if they live: it was away before another thread opened them."""
