@@ -97,8 +97,19 @@ def listed(stack: CardStack, **variables: Any) -> list[dict[str, Any]]:
     return found
 
 
+def left_alone(stack: CardStack) -> CardStack:
+    """Wait until pcscd has noticed that the programs of other tests have ended."""
+    script = (
+        "import time\n"
+        "from tokenauth.cards.readers import read_readers\n"
+        "while any(reading.in_use for reading in read_readers(ask=False)): time.sleep(0.05)"
+    )
+    assert stack.python(script).returncode == 0
+    return stack
+
+
 def test_what_shows(piv):
-    card, empty = listed(piv)
+    card, empty = listed(left_alone(piv))
     assert card == {
         "reader": FIRST,
         "present": True,
@@ -123,7 +134,7 @@ def test_what_shows(piv):
 
 
 def test_the_page(piv):
-    page = piv.run(*TOKENAUTH, "readers").stdout.decode()
+    page = left_alone(piv).run(*TOKENAUTH, "readers").stdout.decode()
     assert f"{FIRST}: a card\n  card        PIV card (NIST SP 800-73)\n  ATR         3B 8B 81" in page
     assert "  PIN tries   3 left\n" in page
     assert page.endswith(f"{SECOND}: no card\n")
@@ -132,12 +143,12 @@ def test_the_page(piv):
 def test_tries_that_were_lost(piv):
     for left in (2, 1, 0):
         piv.run("opensc-tool", "-s", "00A404000BA000000308000010000100", "-s", "002000800830303030303030FF")
-        assert listed(piv)[0]["pin_tries"] == left
-    assert "none left: the PIN is locked" in piv.run(*TOKENAUTH, "readers").stdout.decode()
+        assert listed(left_alone(piv))[0]["pin_tries"] == left
+    assert "none left: the PIN is locked" in left_alone(piv).run(*TOKENAUTH, "readers").stdout.decode()
 
 
 def test_a_yubikey_is_known_by_its_atr(yubikey):
-    card = listed(yubikey)[0]
+    card = listed(left_alone(yubikey))[0]
     assert (card["atr"], card["card"]["kind"], card["pin_tries"]) == (YUBIKEY_ATR.hex(), "yubikey", 3)
     assert (card["module"]["id"], card["reader"]) == ("ykcs11", f"{YUBIKEY_READER} 00 00")
 

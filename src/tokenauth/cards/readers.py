@@ -27,7 +27,7 @@ _OPENPGP = bytes.fromhex("D27600012401")  # of every version and maker
 #: Kinds of the table that have the PIV application, and so a counter that can be asked.
 _HAVE_PIV = {"piv", "pivkey", "yubikey"}
 _TRIES_LEFT, _BLOCKED = 0x63C0, 0x6983
-_PATIENCE = 3.0  # seconds that a card, or a program in a transaction with it, is waited for
+_PATIENCE = 4.0  # seconds that a card, or a program in a transaction with it, is waited for
 
 
 class Reading(Record):

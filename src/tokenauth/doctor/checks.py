@@ -94,6 +94,9 @@ _PIN_STATES = {
 }
 
 
+_ATTESTS = "and {} more certificate(s) that say where its keys come from (YubiKey attestation); they are no identities"
+
+
 def _check_token(entry: TokenEntry) -> Finding:
     token = entry.token
     named = f"{token.label!r}, {token.info.manufacturer} {token.info.model}, serial {token.info.serial}"
@@ -109,4 +112,5 @@ def _check_token(entry: TokenEntry) -> Finding:
             "without a certificate there is no identity to authenticate with",
             "put a certificate on it with the card's own program",
         )
-    return Finding("token", "ok", f"{named}: {len(entry.identities)} identities")
+    why = _ATTESTS.format(entry.attestations) if entry.attestations else ""
+    return Finding("token", "ok", f"{named}: {len(entry.identities)} identities", why)

@@ -20,8 +20,8 @@ __all__ = ["check_identity"]
 #: How long before its end a certificate deserves attention.
 _NOTICE = datetime.timedelta(days=30)
 _RENEW = "have a new certificate issued"
-#: How OpenSC's and Yubico's modules end the labels of the certificates in these PIV slots.
-_SIGNATURE_SLOT, _ATTESTATION_SLOT = "for Digital Signature", "for PIV Attestation"
+#: How OpenSC's and Yubico's modules end the label of the certificate in PIV slot 9C.
+_SIGNATURE_SLOT = "for Digital Signature"
 
 
 class _Validity(NamedTuple):
@@ -65,9 +65,6 @@ def check_identity(identity: Identity, all_on_token: Sequence[Identity] = ()) ->
 
 def _special(identity: Identity, all_on_token: Sequence[Identity]) -> tuple[str, str]:
     """What is to be known of an identity that is fine, and what to do about it."""
-    if _is_attestation(identity):
-        why = "it attests where the keys on this YubiKey come from (slot F9); it is nobody's to authenticate with"
-        return why, ""
     if not _asks_each_time(identity):
         return "", ""
     why = "its key asks for the PIN at each signature, as a signature key does (PIV slot 9C)"
@@ -77,7 +74,6 @@ def _special(identity: Identity, all_on_token: Sequence[Identity]) -> tuple[str,
         if other is not identity
         and "tls-client" in other.purposes
         and not _asks_each_time(other)
-        and not _is_attestation(other)
         and not other.problems
     ]
     return why, f"for TLS use {better[0]}" if better else ""
@@ -87,10 +83,6 @@ def _asks_each_time(identity: Identity) -> bool:
     """Most keys do not show before a login; but the PIV modules name certificates like the slots (SP 800-73-4)."""
     shown = identity.always_authenticate
     return identity.label.endswith(_SIGNATURE_SLOT) if shown is None else shown
-
-
-def _is_attestation(identity: Identity) -> bool:
-    return identity.label.endswith(_ATTESTATION_SLOT)
 
 
 def _validity(certificate: x509.Certificate, now: datetime.datetime) -> _Validity:

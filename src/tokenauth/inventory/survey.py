@@ -41,12 +41,14 @@ class TokenEntry(Record):
         module: its module.
         identities: those that the URI selects.
         blank: no certificate shows on it now.
+        attestations: how many of its certificates are nobody's, but say where its keys come from.
     """
 
     token: Token
     module: Module
     identities: tuple[Identity, ...]
     blank: bool = False
+    attestations: int = 0
 
 
 class Inventory(Record):
@@ -97,7 +99,8 @@ def take_inventory(
                 continue
             found = [made for made in _identities(token, objects, credentials) if _selected(uri, made)]
             found.sort(key=lambda made: (made.label, made.id))
-            entries.append(TokenEntry(token, loaded, tuple(found), blank=not objects.certificates))
+            attestations = sum(map(_attests, objects.certificates))
+            entries.append(TokenEntry(token, loaded, tuple(found), not objects.certificates, attestations))
     return Inventory(tuple(entries), tuple(failures), len(candidates))
 
 
