@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.support import counting
-from tests.support.piv.fixtures import choose_pcscd, fresh_piv, make_stack, piv, piv_stack, yubikey, yubikey_stack
+from tests.support.piv.fixtures import (
+    choose_pcscd,
+    fresh_piv,
+    lone_piv,
+    lone_piv_stack,
+    make_stack,
+    piv,
+    piv_stack,
+    yubikey,
+    yubikey_stack,
+)
 from tokenauth.errors import ModuleError
 from tokenauth.pkcs11.modules import load_module
 from tokenauth.provisioning.keys import KEY_TYPES
@@ -21,7 +31,16 @@ from tokenauth.testing import Authority, MTLSServer, SoftToken
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["fresh_piv", "make_stack", "piv", "piv_stack", "yubikey", "yubikey_stack"]  # fixtures
+__all__ = [  # fixtures
+    "fresh_piv",
+    "lone_piv",
+    "lone_piv_stack",
+    "make_stack",
+    "piv",
+    "piv_stack",
+    "yubikey",
+    "yubikey_stack",
+]
 
 #: The keys that everything must work with.
 KEYS = tuple(kind for kind in KEY_TYPES if kind != "rsa4096")

@@ -48,8 +48,8 @@ def of(findings: list[dict[str, Any]], check: str, part: str = "") -> dict[str, 
     return found
 
 
-def test_a_card_that_works(piv):
-    code, findings = examined(left_alone(piv), opensc_module())
+def test_a_card_that_works(lone_piv):
+    code, findings = examined(left_alone(lone_piv), opensc_module())
     assert code == 0
     assert of(findings, "reader")["status"] == "ok"
     assert of(findings, "card") == {
@@ -59,7 +59,7 @@ def test_a_card_that_works(piv):
         "why": "",
         "next": "",
     }
-    assert piv.card.counters.pin_attempts == 0
+    assert lone_piv.card.counters.pin_attempts == 0
 
 
 # --- pcscd ---
@@ -115,10 +115,10 @@ def holding_nothing(stack: CardStack, directory: Path) -> Iterator[int]:
         yield process.pid
 
 
-def test_without_pyscard(piv, tmp_path):
+def test_without_pyscard(lone_piv, tmp_path):
     (tmp_path / "smartcard.py").write_text("raise ModuleNotFoundError('none', name='smartcard')")
     path = f"{tmp_path}{os.pathsep}{Path(__file__).parents[1] / 'src'}"
-    code, findings = examined(piv, opensc_module(), PYTHONPATH=path)
+    code, findings = examined(lone_piv, opensc_module(), PYTHONPATH=path)
     found = of(findings, "reader")
     assert (code, found["status"]) == (0, "ok")
     assert "pyscard is not installed" in found["what"]
@@ -146,8 +146,8 @@ def test_a_card_of_no_known_kind(make_stack):
     assert "docs/modules.md" in found["next"]
 
 
-def test_a_module_that_is_there_and_not_looked_at(piv):
-    code, findings = examined(left_alone(piv), softhsm_module())
+def test_a_module_that_is_there_and_not_looked_at(lone_piv):
+    code, findings = examined(left_alone(lone_piv), softhsm_module())
     found = of(findings, "card")
     assert (code, found["status"]) == (0, "warning")
     assert found["what"].endswith("its module is not looked at")
@@ -228,12 +228,12 @@ def test_scdaemon_is_named(yubikey, tmp_path):
     ("wrong", "status", "what"),
     [(1, "warning", "has 2 tries left"), (2, "error", "has one try left"), (3, "error", "is locked")],
 )
-def test_tries_of_the_pin(piv, wrong, status, what):
+def test_tries_of_the_pin(lone_piv, wrong, status, what):
     for _ in range(wrong):
-        piv.run("opensc-tool", "-s", "00A404000BA000000308000010000100", "-s", "002000800830303030303030FF")
-    found = of(examined(left_alone(piv), opensc_module())[1], "card", what)
+        lone_piv.run("opensc-tool", "-s", "00A404000BA000000308000010000100", "-s", "002000800830303030303030FF")
+    found = of(examined(left_alone(lone_piv), opensc_module())[1], "card", what)
     assert (found["status"], bool(found["next"])) == (status, True)
-    assert piv.card.pin_tries == 3 - wrong
+    assert lone_piv.card.pin_tries == 3 - wrong
 
 
 # --- certificates ---

@@ -239,11 +239,11 @@ def test_a_card_is_pulled_out(request, module, how, expected):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="vpcd is kept apart by Linux's namespaces")
-def test_without_pyscard_the_slot_is_looked_at(piv, tmp_path):
+def test_without_pyscard_the_slot_is_looked_at(lone_piv, tmp_path):
     (tmp_path / "smartcard.py").write_text("raise ModuleNotFoundError('none', name='smartcard')")
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path), str(Path.cwd())])
-    with MTLSServer(piv.card.authority) as server:
-        done = piv.python(
+    with MTLSServer(lone_piv.card.authority) as server:
+        done = lone_piv.python(
             SCRIPT, opensc_module(), str(server.port), server.cafile, "plain", timeout=90, PYTHONPATH=path
         )
     assert done.stdout.decode() == "2 1 3\n", done.stderr.decode()

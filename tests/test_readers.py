@@ -58,7 +58,7 @@ pcsc.SCardDisconnect(card, pcsc.SCARD_LEAVE_CARD)
 @contextmanager
 def holder(stack: CardStack, *arguments: str, program: str | Path = sys.executable) -> Iterator[Any]:
     """Another program that is connected to the card; at its end it asks the card who is logged in."""
-    with spawned(stack, program, "-c", HOLDER, *arguments) as process:
+    with spawned(left_alone(stack), program, "-c", HOLDER, *arguments) as process:
         assert process.stdout.readline() == "ready\n"
         yield process
 
@@ -108,8 +108,8 @@ def left_alone(stack: CardStack) -> CardStack:
     return stack
 
 
-def test_what_shows(piv):
-    card, empty = listed(left_alone(piv))
+def test_what_shows(lone_piv):
+    card, empty = listed(left_alone(lone_piv))
     assert card == {
         "reader": FIRST,
         "present": True,
@@ -129,22 +129,22 @@ def test_what_shows(piv):
         "module": None,
         "pin_tries": None,
     }
-    counters = piv.card.counters
+    counters = lone_piv.card.counters
     assert (counters.pin_attempts, counters.pin_queries) == (0, 1)
 
 
-def test_the_page(piv):
-    page = left_alone(piv).run(*TOKENAUTH, "readers").stdout.decode()
+def test_the_page(lone_piv):
+    page = left_alone(lone_piv).run(*TOKENAUTH, "readers").stdout.decode()
     assert f"{FIRST}: a card\n  card        PIV card (NIST SP 800-73)\n  ATR         3B 8B 81" in page
     assert "  PIN tries   3 left\n" in page
     assert page.endswith(f"{SECOND}: no card\n")
 
 
-def test_tries_that_were_lost(piv):
+def test_tries_that_were_lost(lone_piv):
     for left in (2, 1, 0):
-        piv.run("opensc-tool", "-s", "00A404000BA000000308000010000100", "-s", "002000800830303030303030FF")
-        assert listed(left_alone(piv))[0]["pin_tries"] == left
-    assert "none left: the PIN is locked" in left_alone(piv).run(*TOKENAUTH, "readers").stdout.decode()
+        lone_piv.run("opensc-tool", "-s", "00A404000BA000000308000010000100", "-s", "002000800830303030303030FF")
+        assert listed(left_alone(lone_piv))[0]["pin_tries"] == left
+    assert "none left: the PIN is locked" in left_alone(lone_piv).run(*TOKENAUTH, "readers").stdout.decode()
 
 
 def test_a_yubikey_is_known_by_its_atr(yubikey):
@@ -172,13 +172,13 @@ def test_the_login_of_another_program_lasts(yubikey):
     assert yubikey.card.counters.resets == 0
 
 
-def test_an_unknown_card_in_use_is_left_alone(piv):
-    with holder(piv, "SHARED", "verify") as other:
-        piv.card.clear_counters()
-        assert listed(piv)[0]["card"] is None
-        page = piv.run(*TOKENAUTH, "readers").stdout.decode()
+def test_an_unknown_card_in_use_is_left_alone(lone_piv):
+    with holder(lone_piv, "SHARED", "verify") as other:
+        lone_piv.card.clear_counters()
+        assert listed(lone_piv)[0]["card"] is None
+        page = lone_piv.run(*TOKENAUTH, "readers").stdout.decode()
         assert "another program is connected to the card, so it was not asked what it is" in page
-        assert piv.card.counters.instructions == {}
+        assert lone_piv.card.counters.instructions == {}
         assert end(other) == "9000"
 
 
@@ -268,21 +268,21 @@ def test_no_reader(make_stack):
     ]
 
 
-def test_without_pyscard(piv, tmp_path):
+def test_without_pyscard(lone_piv, tmp_path):
     (tmp_path / "smartcard.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'smartcard'\", name='smartcard')"
     )
     path = f"{tmp_path}{os.pathsep}{Path(__file__).parents[1] / 'src'}"
-    done = piv.run(*TOKENAUTH, "readers", PYTHONPATH=path)
+    done = lone_piv.run(*TOKENAUTH, "readers", PYTHONPATH=path)
     assert done.returncode == 3
     told = done.stderr.decode()
     assert "pyscard is not installed" in told
     assert "pip install pyscard" in told
     assert "apt-get install python3-pyscard" in told
-    assert piv.run(*TOKENAUTH, "list", PYTHONPATH=path, TOKENAUTH_MODULE=str(opensc_module())).returncode == 0
+    assert lone_piv.run(*TOKENAUTH, "list", PYTHONPATH=path, TOKENAUTH_MODULE=str(opensc_module())).returncode == 0
 
 
-def test_the_hint_names_the_package_for_the_card(piv):
+def test_the_hint_names_the_package_for_the_card(lone_piv):
     script = (
         "import sys, tokenauth, tokenauth.cards.table as table\n"
         "import tokenauth.inventory.candidates as candidates\n"
@@ -293,7 +293,7 @@ def test_the_hint_names_the_package_for_the_card(piv):
         "try: tokenauth.identities()\n"
         "except tokenauth.ModuleError as error: print(error)\n"
     )
-    told = piv.python(script, NIST_ATR.hex().upper()).stdout.decode()
+    told = lone_piv.python(script, NIST_ATR.hex().upper()).stdout.decode()
     assert told.startswith(f"no PKCS#11 module is installed; for the card in {FIRST} (X card): ")
     assert "opensc" in told.lower()
 
@@ -354,7 +354,7 @@ def test_the_lines_of_watching(fresh_piv):
         assert process.stdout.readline().endswith(f"  {FIRST}: the card was removed\n")
 
 
-def test_watching_costs_no_time_of_the_processor(piv):
+def test_watching_costs_no_time_of_the_processor(lone_piv):
     script = (
         "import resource, time\n"
         "from tokenauth.cards.events import watch\n"
@@ -364,7 +364,7 @@ def test_watching_costs_no_time_of_the_processor(piv):
         "    after = resource.getrusage(resource.RUSAGE_SELF)\n"
         "    print(after.ru_nvcsw - before.ru_nvcsw)\n"
     )
-    done = piv.python(script)
+    done = lone_piv.python(script)
     assert int(done.stdout) < 10, "it wakes up again and again"  # times that it gave up the processor to wait
 
 

@@ -160,6 +160,9 @@ class Removal:
             user.forget()
         if use.token.generation == use.generation:  # else somebody has noticed, and it may be there again
             with suppress(TokenAuthError):
+                # PC/SC may be quicker than the module: one that still believes in the card would give a session on it
+                # to the next login, which then fails. OpenSC looks anew when it is asked for its slots.
+                use.token.is_present()
                 use.token.end_login()
         try:
             self._on_remove(use.token.info)
