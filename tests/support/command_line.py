@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import tokenauth
+from tokenauth.cli import root
 from tokenauth.provisioning.softhsm import softhsm_module, write_configuration
 
 TIMEOUT = 30.0  # seconds
@@ -41,6 +44,16 @@ def run(*arguments: str, input: str | None = None, **more: str) -> subprocess.Co
         start_new_session=True,  # no controlling terminal, whoever runs the tests
         check=False,
     )
+
+
+def run_here(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run ``tokenauth`` in this process: its exit code, stdout and stderr, neither of which shows a defect."""
+    code = root.run(arguments)
+    output, errors = capsys.readouterr()
+    for text in (output, errors):
+        assert "Traceback" not in text
+        assert "defect of tokenauth" not in text
+    return code, output, errors
 
 
 def error_of(done: subprocess.CompletedProcess[str], code: int) -> str:

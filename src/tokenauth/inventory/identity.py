@@ -129,7 +129,15 @@ class Identity:
         except ValueError as error:
             raise self.unreadable(error) from None
 
-    def unreadable(self, reason: ValueError) -> IdentityNotFound:
+    def text_of(self, name: str) -> str:
+        """The certificate's ``subject`` or ``issuer`` in words (RFC 4514), also if it can not be read."""
+        try:
+            words: str = getattr(self.certificate, name).rfc4514_string()
+        except (IdentityNotFound, ValueError):
+            return f"(the {name} can not be read)"
+        return words
+
+    def unreadable(self, reason: Exception) -> IdentityNotFound:
         """The error for a certificate that is none."""
         return IdentityNotFound(
             f"certificate {self.label!r} can not be read: {reason}",
@@ -144,10 +152,20 @@ class Identity:
 
     @lazy_property
     def private_key(self) -> Any:
-        """The private key, as one of ``cryptography``'s; it signs through the token and never leaves it."""
+        """The private key, as one of ``cryptography``'s; it signs through the token and never leaves it.
+
+        Raises:
+            IdentityNotFound: the certificate, or the public key in it, can not be read.
+            MechanismUnsupported: the key is neither RSA, EC nor Ed25519.
+        """
+        from cryptography.exceptions import UnsupportedAlgorithm
+
         from tokenauth.pkcs11.private_keys import private_key, shape_of
 
-        public_key = self.certificate.public_key()
+        try:
+            public_key = self.certificate.public_key()
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise self.unreadable(error) from None
         return private_key(self.token_key(shape_of(public_key)), public_key)
 
     def token_key(self, shape: KeyShape, credentials: Credentials | None = None) -> TokenKey:

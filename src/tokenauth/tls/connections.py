@@ -117,7 +117,7 @@ class _Explains:
         used = offer.identity if offer else None
         message = f"{meaning.message} ({error.reason})"
         if used is not None:
-            message += f"; it was {used.certificate.subject.rfc4514_string()}"
+            message += f"; it was {used.text_of('subject')}"
         raise HandshakeFailed(message, hint=meaning.hint, token=used.token.label if used else "") from error
 
 

@@ -267,14 +267,17 @@ def _only_token(offers: list[Offer]) -> str:
 def _misfit(offer: Offer, request: CertificateRequest) -> str:
     """Why an identity does not suit a request; empty if it does."""
     checks: tuple[tuple[Callable[[], bool], Callable[[], str]], ...] = (
-        (offer.certificate.valid_now, lambda: f"its certificate is {offer.identity.problems[0]}"),
+        (
+            offer.certificate.valid_now,
+            lambda: f"its certificate is {next(iter(offer.identity.problems), 'not valid now')}",
+        ),
         (
             lambda: offer.certificate.allows("tls-client"),
             lambda: "its key usage or extended key usage does not allow TLS client authentication",
         ),
         (
             lambda: not request.authorities or not offer.issuers.isdisjoint(request.authorities),
-            lambda: f"the server accepts no certificate issued by {offer.identity.certificate.issuer.rfc4514_string()}",
+            lambda: f"the server accepts no certificate issued by {offer.identity.text_of('issuer')}",
         ),
         (
             lambda: bool(_common_schemes(offer, request)),
