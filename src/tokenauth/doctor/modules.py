@@ -93,7 +93,7 @@ def _check_module(candidate: ModuleCandidate) -> Finding:
     except ModuleError as error:
         what = f"{named} does not work"
         if other := mismatch(candidate.path):
-            return Finding("module", "error", what, other, _OTHER_PROCESSOR)
+            return Finding("module", "error", what, f"{other}: {reason_of(error)}", _OTHER_PROCESSOR)
         return Finding("module", "error", what, reason_of(error), _REPAIRS.get(candidate.name, REPAIR))
     info = module.info
     version = ".".join(map(str, info.version))
