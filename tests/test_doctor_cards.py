@@ -25,7 +25,7 @@ from tokenauth.doctor import clock
 from tokenauth.doctor.libraries import architectures, mismatch
 from tokenauth.doctor.modules import check_table
 from tokenauth.provisioning.softhsm import softhsm_module
-from tokenauth.testing import Authority
+from tokenauth.testing import Authority, SoftToken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,10 +82,11 @@ def test_no_pcscd(without_pcscd, module, status, code):
     assert found["next"] == "start it: systemctl enable --now pcscd.socket"
 
 
-def test_no_pcscd_is_a_warning_where_another_token_shows(without_pcscd, one_key):
-    variables: dict[str, Any] = {"SOFTHSM2_CONF": os.environ["SOFTHSM2_CONF"]}
-    code, findings = examined(without_pcscd, f"{opensc_module()}{os.pathsep}{softhsm_module()}", **variables)
-    assert of(findings, "token", one_key.label)["status"] == "ok"
+def test_no_pcscd_is_a_warning_where_another_token_shows(without_pcscd):
+    modules = f"{opensc_module()}{os.pathsep}{softhsm_module()}"
+    with SoftToken("other") as token:
+        code, findings = examined(without_pcscd, modules, SOFTHSM2_CONF=os.environ["SOFTHSM2_CONF"])
+    assert of(findings, "token", token.label)["status"] == "ok"
     assert of(findings, "reader")["status"] == "warning"
     assert code == 0
 
