@@ -76,10 +76,17 @@ def tpm2(directory: Path) -> Iterator[Made]:
             *(Authority(), _KEYS, environment),
         )
         path = os.pathsep.join((str(tools), os.environ.get("PATH", os.defpath)))
-        made.run("tpm2_ptool", "init", PATH=path)
-        pins = ("--userpin", made.pin, "--sopin", "5678")
-        made.run("tpm2_ptool", "addtoken", "--pid", "1", "--label", "tpm", *pins, PATH=path)
-        made.fill(directory)
+
+        def ptool(what: str, *arguments: str | Path) -> None:
+            made.run("tpm2_ptool", what, *arguments, PATH=path)
+
+        # The module itself makes no keys from the attributes that python-pkcs11 gives.
+        ptool("init")
+        ptool("addtoken", "--pid", "1", "--label", "tpm", "--userpin", made.pin, "--sopin", "5678")
+        for kind, algorithm in zip(made.keys, ("rsa2048", "ecc256"), strict=True):
+            ptool("addkey", "--label", "tpm", "--key-label", kind, "--algorithm", algorithm, "--userpin", made.pin)
+        for kind, certificate in zip(made.keys, made.issue(directory), strict=True):
+            ptool("addcert", "--label", "tpm", "--key-label", kind, certificate)
         yield made
 
 

@@ -2,7 +2,8 @@
 
 The PIN is in the variable TOKEN_PIN. What it finds out it writes to its standard output, as JSON:
 
-``make KIND...``: generates keys of these kinds in the token; requests for certificates (PEM) by kind.
+``make KIND...``: generates keys of these kinds, with the kind for a label, in the token.
+``request KIND...``: requests for certificates (PEM) for such keys, by kind.
 ``store DIRECTORY``: stores the certificates in ``KIND.pem`` beside the keys.
 ``list``: the token and its identities; nothing is logged in to.
 ``sign DIRECTORY``: signs in every way that the keys have; what was signed and the signature by ``KEY-SCHEME``.
@@ -32,13 +33,14 @@ from tests.support.connect import fetch
 from tokenauth.inventory.search import as_uri
 from tokenauth.inventory.survey import find_tokens
 from tokenauth.pin import as_source
-from tokenauth.pkcs11.keys import KeyReference
+from tokenauth.pkcs11.keys import KeyReference, TokenKey
+from tokenauth.pkcs11.private_keys import private_key, shape_of
+from tokenauth.pkcs11.public_keys import read_public_key
 from tokenauth.pkcs11.tokens import Credentials
 from tokenauth.provisioning.keys import generate_key, store_certificate
 
 MESSAGE = b"what is signed"
 _HASHES = (hashes.SHA256(), hashes.SHA384(), hashes.SHA512())
-_KINDS = {"RSA": "rsa", "EC": "ec"}
 
 
 class Trial:
@@ -48,6 +50,7 @@ class Trial:
         self._module = module
         self._uri = as_uri(token)
         self._pin = os.environ.get("TOKEN_PIN", "")
+        self._credentials = Credentials(as_source(self._pin or None))
         self._asked = 0
 
     def _ask(self, _: object) -> str:
@@ -65,12 +68,17 @@ class Trial:
 
     # --- filling a token ---
 
-    def make(self, *kinds: str) -> dict[str, str]:
+    def make(self, *kinds: str) -> None:
+        (token,) = find_tokens(self._uri, module=self._module)
+        for number, kind in enumerate(kinds, 1):
+            generate_key(token, self._credentials, kind, KeyReference(bytes([number]), kind))
+
+    def request(self, *kinds: str) -> dict[str, str]:
         (token,) = find_tokens(self._uri, module=self._module)
         requests = {}
-        for number, kind in enumerate(kinds, 1):
-            reference = KeyReference(bytes([number]), kind)
-            key = generate_key(token, Credentials(as_source(self._pin)), kind, reference)
+        for kind in kinds:
+            public = read_public_key(token, KeyReference(label=kind))
+            key = private_key(TokenKey(token, KeyReference(label=kind), shape_of(public), self._credentials), public)
             builder = x509.CertificateSigningRequestBuilder().subject_name(common_name(kind))
             requests[kind] = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
         return requests
@@ -80,7 +88,7 @@ class Trial:
         for number, kind in enumerate(kinds, 1):
             certificate = x509.load_pem_x509_certificate(Path(directory, f"{kind}.pem").read_bytes())
             reference = KeyReference(bytes([number]), kind)
-            store_certificate(token, Credentials(as_source(self._pin)), certificate, reference)
+            store_certificate(token, self._credentials, certificate, reference)
 
     # --- using it ---
 

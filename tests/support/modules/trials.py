@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from tests.support.programs import openssl, require
 
 if TYPE_CHECKING:
@@ -72,14 +75,19 @@ class Made:
         return json.loads(done.stdout)
 
     def fill(self, directory: Path) -> None:
-        """Generate the keys in the token, have certificates issued and store them."""
-        from cryptography import x509
-        from cryptography.hazmat.primitives.serialization import Encoding
-
-        for kind, request in self.trial("make", *self.keys).items():
-            certificate = self.authority.issue(x509.load_pem_x509_csr(request.encode()))
-            (directory / f"{kind}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+        """Generate the keys in the token, have certificates issued and store them, all through the module."""
+        self.trial("make", *self.keys)
+        self.issue(directory)
         self.trial("store", directory, *self.keys)
+
+    def issue(self, directory: Path) -> list[Path]:
+        """Certificates for the keys in the token; their files, in the order of the keys."""
+        requests = self.trial("request", *self.keys)
+        files = [directory / f"{kind}.pem" for kind in self.keys]
+        for kind, file in zip(self.keys, files, strict=True):
+            certificate = self.authority.issue(x509.load_pem_x509_csr(requests[kind].encode()))
+            file.write_bytes(certificate.public_bytes(Encoding.PEM))
+        return files
 
 
 def verify_with_openssl(directory: Path, name: str, message: bytes) -> None:
