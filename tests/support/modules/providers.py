@@ -66,66 +66,77 @@ def ykcs11(_: Path) -> AbstractContextManager[Made]:
 
 @contextmanager
 def tpm2(directory: Path) -> Iterator[Made]:
-    """tpm2-pkcs11 on a TPM in software."""
-    state = directory / "state"
-    state.mkdir()
-    with _swtpm(state) as socket:
-        tools, environment = _tpm2_tools(directory, socket)
+    """tpm2-pkcs11 on a TPM in software, shared out by tpm2-abrmd as Linux shares out a real one."""
+    with _swtpm(directory) as tpm, _resource_manager(tpm, directory) as environment:
         made = Made(
             *("tpm2-pkcs11", find_module("libtpm2_pkcs11.so*"), "pkcs11:token=tpm", "1234", "4321"),
             *(Authority(), _KEYS, environment),
         )
-        path = os.pathsep.join((str(tools), os.environ.get("PATH", os.defpath)))
-
-        def ptool(what: str, *arguments: str | Path) -> None:
-            made.run("tpm2_ptool", what, *arguments, PATH=path)
-
         # The module itself makes no keys from the attributes that python-pkcs11 gives.
-        ptool("init")
-        ptool("addtoken", "--pid", "1", "--label", "tpm", "--userpin", made.pin, "--sopin", "5678")
+        made.run("tpm2_ptool", "init")
+        pins = ("--userpin", made.pin, "--sopin", "5678")
+        made.run("tpm2_ptool", "addtoken", "--pid", "1", "--label", "tpm", *pins)
         for kind, algorithm in zip(made.keys, ("rsa2048", "ecc256"), strict=True):
-            ptool("addkey", "--label", "tpm", "--key-label", kind, "--algorithm", algorithm, "--userpin", made.pin)
+            key = ("--label", "tpm", "--key-label", kind, "--userpin", made.pin)
+            made.run("tpm2_ptool", "addkey", *key, "--algorithm", algorithm)
         for kind, certificate in zip(made.keys, made.issue(directory), strict=True):
-            ptool("addcert", "--label", "tpm", "--key-label", kind, certificate)
+            made.run("tpm2_ptool", "addcert", "--label", "tpm", "--key-label", kind, certificate)
         yield made
 
 
 @contextmanager
-def _swtpm(state: Path) -> Iterator[Path]:
-    """A TPM, and its socket."""
-    socket = state / "socket"
-    options = ("--flags", "not-need-init,startup-clear", "--tpmstate", f"dir={state}")
+def _swtpm(directory: Path) -> Iterator[str]:
+    """A TPM; how tpm2-tss reaches it."""
+    socket = directory / "socket"
+    options = ("--flags", "not-need-init,startup-clear", "--tpmstate", f"dir={directory}")
     sockets = ("--server", f"type=unixio,path={socket}", "--ctrl", f"type=unixio,path={socket}.ctrl")
-    command = [require("setpriv"), "--pdeathsig", "TERM", require("swtpm"), "socket", "--tpm2", *options, *sockets]
-    with (state / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    with _running(directory / "swtpm.log", "swtpm", "socket", "--tpm2", *options, *sockets, ready=socket.exists):
+        yield f"swtpm:path={socket}"
+
+
+@contextmanager
+def _resource_manager(tpm: str, directory: Path) -> Iterator[dict[str, str]]:
+    """Because a TPM has room for three objects. It is reached by D-Bus; the bus is one of our own."""
+    (directory / "store").mkdir()
+    address = f"unix:path={directory / 'bus'}"
+    bus = ("dbus-daemon", "--session", "--nofork", "--nopidfile", f"--address={address}")
+    shared = "tabrmd:bus_type=session"
+    environment = {"DBUS_SESSION_BUS_ADDRESS": address, "TPM2_PKCS11_STORE": str(directory / "store")}
+    environment |= dict.fromkeys(("TPM2_PKCS11_TCTI", "TPM2TOOLS_TCTI", "TCTI"), shared)
+    manager = ("tpm2-abrmd", "--session", f"--tcti={tpm}", *(("--allow-root",) if os.geteuid() == 0 else ()))
+    log = directory / "abrmd.log"
+    with (
+        _running(directory / "bus.log", *bus, ready=(directory / "bus").exists),
+        _running(log, *manager, ready=lambda: _answers(environment), environment=environment),
+    ):
+        yield environment
+
+
+def _answers(environment: dict[str, str]) -> bool:
+    command = [require("tpm2_getrandom"), "1"]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, check=False)
+    return done.returncode == 0
+
+
+@contextmanager
+def _running(
+    log: Path, program: str, *arguments: str, ready: Callable[[], bool], environment: dict[str, str] | None = None
+) -> Iterator[None]:
+    """A program, once it is ready; it ends with the block, and with the thread that started it."""
+    command = [require("setpriv"), "--pdeathsig", "TERM", require(program), *arguments]
+    variables = {**os.environ, **(environment or {})}
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=variables)
     try:
         end = time.monotonic() + _STARTED
-        while not socket.exists() and process.poll() is None and time.monotonic() < end:
+        while not ready():
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{program} does not start:\n{log.read_text(errors='replace')}")
             time.sleep(0.01)
-        yield socket
+        yield
     finally:
         process.terminate()
         process.wait()
-
-
-def _tpm2_tools(directory: Path, socket: Path) -> tuple[Path, dict[str, str]]:
-    """A directory for PATH, and the variables.
-
-    A TPM has room for three objects, and no resource manager is here to share it out. So each of tpm2-tools' programs
-    clears the room before it works.
-    """
-    tools, store = directory / "tools", directory / "store"
-    tools.mkdir()
-    store.mkdir()
-    real = Path(require("tpm2_flushcontext"))
-    for program in real.parent.glob("tpm2_*"):
-        if program.name != "tpm2_ptool":
-            wrapper = tools / program.name
-            wrapper.write_text(f'#!/bin/sh\n{real} -t >/dev/null 2>&1\nexec {program} "$@"\n')
-            wrapper.chmod(0o700)
-    tcti = f"swtpm:path={socket}"
-    return tools, {"TPM2_PKCS11_STORE": str(store), "TPM2_PKCS11_TCTI": tcti, "TPM2TOOLS_TCTI": tcti, "TCTI": tcti}
 
 
 @contextmanager
