@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.modules import page
 from tests.support.modules.providers import PROVIDERS
 from tests.support.modules.trial_script import MESSAGE
 from tests.support.modules.trials import Made, verify_with_openssl
@@ -33,8 +34,8 @@ def server(made, tmp_path_factory) -> Iterator[Nginx]:
         yield running
 
 
-def test_list(made):
-    seen = made.trial("list", pin="")
+def test_looking_costs_nothing(made):
+    seen = made.trial("show", pin="")
     assert sorted(found["name"] for found in seen["identities"]) == sorted(made.keys)
     assert all(found["problems"] == [] for found in seen["identities"])
     assert all("tls-client" in found["purposes"] for found in seen["identities"])
@@ -68,3 +69,19 @@ def test_a_wrong_pin_is_sent_once(made, server):
 
 def test_fork(made, server):
     assert made.trial("fork", str(server.port), server.cafile) == ["ok", "ok", "ok"]
+
+
+def test_the_page_tells_what_happens(made, tmp_path):
+    row, mechanisms = page.row_of(made, tmp_path)
+    text = page.PAGE.read_text()
+    (told,) = [told for told in page.read(text, "modules") if told["module"] == row["module"]]
+    assert list(told) == list(row)
+    del told["version"], row["version"]  # another machine has another one
+    assert told == row
+    listed = {line["listed for signatures"].strip("`") for line in page.read(text, "mechanisms") if line[row["module"]]}
+    assert listed == mechanisms
+
+
+def test_the_page_has_a_column_for_each_module():
+    told = [line["module"] for line in page.read(page.PAGE.read_text(), "modules")]
+    assert told == [f"`{name}`" for name in PROVIDERS]

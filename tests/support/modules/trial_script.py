@@ -5,7 +5,7 @@ The PIN is in the variable TOKEN_PIN. What it finds out it writes to its standar
 ``make KIND...``: generates keys of these kinds, with the kind for a label, in the token.
 ``request KIND...``: requests for certificates (PEM) for such keys, by kind.
 ``store DIRECTORY``: stores the certificates in ``KIND.pem`` beside the keys.
-``list``: the token and its identities; nothing is logged in to.
+``show``: the token and its identities; nothing is logged in to.
 ``sign DIRECTORY``: signs in every way that the keys have; what was signed and the signature by ``KEY-SCHEME``.
 ``tls PORT CAFILE VERSION``: a request with each key; what the server saw.
 ``wrong PORT CAFILE``: the errors of two requests with the PIN, which is to be wrong.
@@ -34,6 +34,8 @@ from tokenauth.inventory.search import as_uri
 from tokenauth.inventory.survey import find_tokens
 from tokenauth.pin import as_source
 from tokenauth.pkcs11.keys import KeyReference, TokenKey
+from tokenauth.pkcs11.mechanisms import CKF_SIGN
+from tokenauth.pkcs11.modules import load_module
 from tokenauth.pkcs11.private_keys import private_key, shape_of
 from tokenauth.pkcs11.public_keys import read_public_key
 from tokenauth.pkcs11.tokens import Credentials
@@ -92,11 +94,13 @@ class Trial:
 
     # --- using it ---
 
-    def list(self) -> dict[str, Any]:
+    def show(self) -> dict[str, Any]:
+        library = load_module(self._module).info
         (token,) = find_tokens(self._uri, module=self._module)
         return {
-            "token": token.info._asdict(),
-            "mechanisms": sorted(token.mechanisms()),
+            "library": library.description,
+            "version": ".".join(map(str, library.version)),
+            "mechanisms": sorted(number for number, info in token.mechanisms().items() if info.flags & CKF_SIGN),
             "login_required": token.login_required,
             "identities": [
                 {
@@ -114,14 +118,14 @@ class Trial:
     def sign(self, directory: str) -> dict[str, Any]:
         made: dict[str, str] = {}
         for found in self._identities():
-            public = found.certificate.public_key()
-            pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[union-attr]
+            public: Any = found.certificate.public_key()
+            pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
             Path(directory, f"{_name(found)}.pub").write_bytes(pem)
             for scheme, arguments in _schemes(public).items():
                 name = f"{_name(found)} {scheme}"
                 try:
                     signature = found.private_key.sign(MESSAGE, *arguments)
-                    public.verify(signature, MESSAGE, *arguments)  # type: ignore[union-attr, call-arg]
+                    public.verify(signature, MESSAGE, *arguments)
                 except (tokenauth.TokenAuthError, InvalidSignature) as error:
                     made[name] = f"{type(error).__name__}: {error}"
                 else:
