@@ -88,7 +88,7 @@ def run(*arguments) -> str:
 
 
 def test_a_process_whose_threads_are_inside_handshakes(card, token, server):
-    assert run(card, token, server, "in_handshakes", "100") == "100"
+    assert run(card, token, server, "in_handshakes", "50") == "50"
 
 
 @pytest.mark.parametrize(("method", "children"), [("fork", 5), ("spawn", 4), ("forkserver", 4)])

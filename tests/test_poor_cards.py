@@ -169,7 +169,7 @@ def test_children_of_a_threaded_process(tmp_path, reset_on_fork):
         for thread in threads:
             thread.start()
         try:
-            assert [child_that_signs(key) for _ in range(40)] == [0] * 40
+            assert [child_that_signs(key) for _ in range(100)] == [0] * 100
         finally:
             over.set()
             for thread in threads:
@@ -383,7 +383,7 @@ def test_tls_signatures_and_lists_at_the_same_time(card, token, server, quirk, t
     assert not errors
     assert card.violations == 0
     assert card.max_inside() in threads_inside
-    assert card.calls("C_Sign") > 10
+    assert card.calls("C_Sign") > 2
 
 
 @pytest.mark.parametrize("quirk", ["cant_lock", None])
