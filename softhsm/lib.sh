@@ -58,7 +58,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 package_managers='apt-get brew dnf pacman apk zypper'
 # A line per need: the commands, the header or the library, of which any one shows that it is met, then its packages for
-# each manager above. The virtual card needs Linux's namespaces, so nothing is installed for it on macOS.
+# each manager above. The virtual card and TPM need Linux, so nothing is installed for them on macOS.
 package_table='
 softhsm|softhsm2-util|softhsm2     |softhsm  |softhsm        |softhsm|softhsm     |softhsm
 nginx  |nginx        |nginx        |nginx    |nginx          |nginx  |nginx       |nginx
@@ -75,7 +75,14 @@ pcscd  |pcscd        |pcscd        |         |pcsc-lite      |pcsclite|pcsc-lite
 vpcd   |vpcd-config  |vsmartcard-vpcd|       |vsmartcard-vpcd|vsmartcard-vpcd|vsmartcard-vpcd|vsmartcard-vpcd
 opensc |opensc-tool  |opensc opensc-pkcs11|  |opensc         |opensc |opensc      |opensc
 yubico-piv-tool|yubico-piv-tool|yubico-piv-tool||yubico-piv-tool|yubico-piv-tool|yubico-piv-tool|yubico-piv-tool
-ykcs11 |libykcs11.so |ykcs11       |         |yubico-piv-tool|yubico-piv-tool|yubico-piv-tool-libs|yubico-piv-tool'
+ykcs11 |libykcs11.so |ykcs11       |         |yubico-piv-tool|yubico-piv-tool|yubico-piv-tool-libs|yubico-piv-tool
+swtpm  |swtpm        |swtpm        |         |swtpm          |swtpm  |swtpm       |swtpm
+tpm2-tools|tpm2_getrandom|tpm2-tools|        |tpm2-tools     |tpm2-tools|tpm2-tools|tpm2.0-tools
+tpm2-abrmd|tpm2-abrmd|tpm2-abrmd libtss2-tcti-tabrmd0||tpm2-abrmd|tpm2-abrmd|tpm2-abrmd|tpm2.0-abrmd
+tpm2-pkcs11|pkcs11/libtpm2_pkcs11.so|libtpm2-pkcs11-1||tpm2-pkcs11|tpm2-pkcs11|tpm2-pkcs11|tpm2-pkcs11
+tpm2_ptool|tpm2_ptool|libtpm2-pkcs11-tools|  |tpm2-pkcs11-tools|tpm2-pkcs11|tpm2-pkcs11|tpm2-pkcs11
+dbus-daemon|dbus-daemon|dbus-daemon|         |dbus-daemon    |dbus   |dbus        |dbus-1-daemon
+nss    |certutil     |libnss3-tools|         |nss-tools      |nss    |nss-tools   |mozilla-nss-tools'
 
 # table_cell NEED COLUMN
 table_cell() {
@@ -178,7 +185,7 @@ apt_install() {
     have sudo || die "missing packages: $*" 'This is neither root nor a machine with sudo.' "$by_hand"
     sudo true || die "missing packages: $*" 'sudo refused.' "$by_hand" # a password is asked for here, not inside a step
   fi
-  for unit in nginx.service pcscd.socket; do
+  for unit in nginx.service pcscd.socket tpm2-abrmd.service; do
     if ! have "${unit%.*}"; then newly="$newly $unit"; fi
   done
   add_start_policy
