@@ -167,11 +167,11 @@ class TokenSSLSocket(_Explains, ssl.SSLSocket):
 
     def _know_session(self) -> None:
         """After the handshake: which identity a resumed session stands for; in TLS 1.2 the session is there now."""
-        if self._server is None or self.version() is None:
+        if self._server is None or (version := self.version()) is None:
             return
         if self._offered is not None and self.session_reused:
             self._offer = self._offered.offer
-        if self.version() != "TLSv1.3":
+        if version != "TLSv1.3":
             self._keep_session(self._server)
 
     def _keep_session(self, server: Server) -> None:
