@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tokenauth._records import Record
 from tokenauth.cards import service
 from tokenauth.cards.readers import read_readers
-from tokenauth.doctor.findings import Finding, Status
+from tokenauth.doctor.findings import RESET, UNBLOCK, Finding, Status
 from tokenauth.errors import ReadersUnavailable
 from tokenauth.inventory.serving import is_reader_of, kind_of, serving
 
@@ -27,8 +27,6 @@ _END_SCDAEMON = (
     "let it go: gpgconf --kill scdaemon; to share cards with it for good, put pcsc-shared and disable-ccid into "
     "~/.gnupg/scdaemon.conf"
 )
-_UNBLOCK = "unblock it with the PUK or the security officer's PIN, with the card's own program"
-_RESET = "enter the right PIN once with the card's own program; that resets the counter"
 _AGAIN = "take the card out, insert it and run this again"
 _FEW_TRIES = 2
 
@@ -212,7 +210,7 @@ def _check_tries(reading: Reading) -> Finding | None:
         return None
     what = f"the PIN of the card in {reading.reader}"
     if tries == 0:
-        return Finding("card", "error", f"{what} is locked", "no key that needs a login can be used", _UNBLOCK)
+        return Finding("card", "error", f"{what} is locked", "no key that needs a login can be used", UNBLOCK)
     if tries == 1:
-        return Finding("card", "error", f"{what} has one try left", "tokenauth does not spend the last try", _RESET)
-    return Finding("card", "warning", f"{what} has {tries} tries left", "a wrong PIN was entered, most likely", _RESET)
+        return Finding("card", "error", f"{what} has one try left", "tokenauth does not spend the last try", RESET)
+    return Finding("card", "warning", f"{what} has {tries} tries left", "a wrong PIN was entered, most likely", RESET)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tokenauth.doctor.cards import Surroundings, check_cards, look_at_readers
 from tokenauth.doctor.clock import check_clock
 from tokenauth.doctor.environment import check_environment
-from tokenauth.doctor.findings import Finding
+from tokenauth.doctor.findings import RESET, UNBLOCK, Finding
 from tokenauth.doctor.identities import check_identity
 from tokenauth.doctor.modules import REPAIR, check_isolation, check_modules, check_table, reason_of
 from tokenauth.errors import ModuleError, TokenAuthError
@@ -84,13 +84,11 @@ def _check_tokens(inventory: Inventory, told: set[str]) -> Iterator[Finding]:
             yield check_identity(identity, entry.identities)
 
 
-_UNBLOCK = "unblock it with the PUK or the security officer's PIN, with the card's own program"
-_RESET = "enter the right PIN once with the card's own program; that resets the counter"
 #: PIN state: status, what, why, next.
 _PIN_STATES = {
-    "low": ("warning", "a wrong PIN was entered", "a few more lock the token", _RESET),
-    "final": ("error", "one PIN try is left", "tokenauth does not spend the last try", _RESET),
-    "locked": ("error", "its PIN is locked", "no key that needs a login can be used", _UNBLOCK),
+    "low": ("warning", "a wrong PIN was entered", "a few more lock the token", RESET),
+    "final": ("error", "one PIN try is left", "tokenauth does not spend the last try", RESET),
+    "locked": ("error", "its PIN is locked", "no key that needs a login can be used", UNBLOCK),
 }
 
 

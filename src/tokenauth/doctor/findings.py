@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-__all__ = ["Finding", "Status"]
+__all__ = ["RESET", "UNBLOCK", "Finding", "Status"]
 
 Status = Literal["ok", "warning", "error"]
+#: What to do when the PIN is locked, and when it is about to be.
+UNBLOCK = "unblock it with the PUK or the security officer's PIN, with the card's own program"
+RESET = "enter the right PIN once with the card's own program; that resets the counter"
 
 
 class Finding(NamedTuple):
