@@ -12,8 +12,7 @@ import requests.adapters
 import requests.utils
 
 from tokenauth.pin import as_source
-from tokenauth.tls.context import create_context, wanted
-from tokenauth.tls.removal import as_removal
+from tokenauth.tls.context import create_context, removal_of, wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +74,7 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
             "isolate": isolate,
             "reuse_sessions": reuse_sessions,
             "wait": wait,
-            "on_remove": as_removal(on_remove),  # one for all contexts, so that it is called once
+            "on_remove": removal_of(on_remove),  # one for all contexts, so that it is called once
         }
         self._contexts: dict[str | bool, ssl.SSLContext] = {}
         self._lock = threading.Lock()

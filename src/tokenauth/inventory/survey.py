@@ -97,9 +97,10 @@ def take_inventory(
                 failures.append(error)
                 entries.append(TokenEntry(token, loaded, ()))
                 continue
-            found = [made for made in _identities(token, objects, credentials) if _selected(uri, made)]
-            found.sort(key=lambda made: (made.label, made.id))
-            attestations = sum(map(_attests, objects.certificates))
+            owned = [certificate for certificate in objects.certificates if not _attests(certificate)]
+            made = _identities(token, owned, objects, credentials)
+            found = sorted((one for one in made if _selected(uri, one)), key=lambda one: (one.label, one.id))
+            attestations = len(objects.certificates) - len(owned)
             entries.append(TokenEntry(token, loaded, tuple(found), not objects.certificates, attestations))
     return Inventory(tuple(entries), tuple(failures), len(candidates))
 
@@ -165,12 +166,12 @@ def _slot_error(module: Module, failure: SlotFailure) -> TokenAuthError:
     return TokenAuthError(f"slot {failure.slot} of {module.path} can not be read", ckr=failure.ckr)
 
 
-def _identities(token: Token, objects: Objects, credentials: Credentials) -> list[Identity]:
+def _identities(
+    token: Token, certificates_of_keys: list[CertificateObject], objects: Objects, credentials: Credentials
+) -> list[Identity]:
     """All identities on a token, each with a URI that selects no other."""
     made = []
-    for certificate in objects.certificates:
-        if _attests(certificate):
-            continue
+    for certificate in certificates_of_keys:
         found = _found(token, certificate, objects)
         if found.key is not None or not _is_authority(certificate):
             made.append(Identity(found, credentials))

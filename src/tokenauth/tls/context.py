@@ -13,7 +13,6 @@ from tokenauth.pkcs11.discovery import discover
 from tokenauth.pkcs11.expiry import require_seconds
 from tokenauth.tls.connections import TokenSSLObject, TokenSSLSocket
 from tokenauth.tls.openssl import handshake
-from tokenauth.tls.removal import as_removal
 from tokenauth.tls.selection import CertificateRequest, Selector, Wanted
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from tokenauth.tls.removal import Removal
     from tokenauth.uri import TokenInfo, TokenURI
 
-__all__ = ["configure", "create_context", "wanted"]
+__all__ = ["configure", "create_context", "removal_of", "wanted"]
 
 
 def create_context(
@@ -201,8 +200,17 @@ def wanted(
         isolate,
         reuse_sessions,
         wait,
-        as_removal(on_remove),
+        removal_of(on_remove),
     )
+
+
+def removal_of(on_remove: Callable[[TokenInfo], object] | Removal | None) -> Removal | None:
+    """See :func:`tokenauth.tls.removal.as_removal`, which few need, so that it is imported then."""
+    if on_remove is None:
+        return None
+    from tokenauth.tls.removal import as_removal
+
+    return as_removal(on_remove)
 
 
 def _server_offer(selector: Selector) -> Offer:

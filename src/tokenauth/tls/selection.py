@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from tokenauth._records import Record
 from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, TokenAuthError, TokenNotFound, TokenRemoved
 from tokenauth.inventory.search import credentials_for, find_identities
-from tokenauth.inventory.waiting import await_token
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.tls import exchange
 from tokenauth.tls.offers import Offer
@@ -88,7 +87,7 @@ class Wanted(Record):
 class Selector(handshake.Responder):
     """Chooses among the identities of a URI, and remembers the choice for each server.
 
-    The tokens are looked at when the first server asks, and again after a failure.
+    The tokens are looked at before the first connection, and again after a failure.
 
     Args:
         wanted: what to choose from.
@@ -144,6 +143,8 @@ class Selector(handshake.Responder):
         """Wait for the token if that is wanted and it is not there, before a server waits for us."""
         wanted = self.wanted
         if wanted.wait and not any(offer.key.token.is_present() for offer in self._offers or ()):
+            from tokenauth.inventory.waiting import await_token
+
             await_token(wanted.uri, wait=wanted.wait, module=wanted.module, isolate=wanted.isolate)
 
     def limit(self, offers: list[Offer]) -> None:
