@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.support import counting
+from tests.support.faulty_module import FaultyModule
 from tests.support.piv.fixtures import (
     choose_pcscd,
     fresh_piv,
@@ -30,6 +31,7 @@ from tokenauth.testing import Authority, MTLSServer, SoftToken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = [  # fixtures
     "fresh_piv",
@@ -88,6 +90,12 @@ def one_key() -> Iterator[SoftToken]:
     """A token with one P-256 client identity ``client``."""
     with SoftToken("one-key") as token:
         yield token
+
+
+@pytest.fixture
+def card(token: SoftToken, tmp_path: Path) -> FaultyModule:
+    """The test file's own ``token``, behind a module that misbehaves on request."""
+    return FaultyModule(token, tmp_path / "card")
 
 
 @pytest.fixture(scope="session")

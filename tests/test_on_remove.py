@@ -15,7 +15,6 @@ import pytest
 
 import tokenauth
 from tests.support.connect import fetch
-from tests.support.faulty_module import FaultyModule
 from tests.support.piv.stack import opensc_module, ykcs11_module
 from tokenauth.pkcs11.modules import load_module
 from tokenauth.testing import MTLSServer, SoftToken
@@ -56,11 +55,6 @@ def token():
 def server(token):
     with MTLSServer(token.ca) as running:
         yield running
-
-
-@pytest.fixture
-def card(token, tmp_path):
-    return FaultyModule(token, tmp_path / "card")
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 
 import tokenauth
-from tests.support.faulty_module import FaultyModule
 from tokenauth.pin import as_source
 from tokenauth.pkcs11 import gate
 from tokenauth.pkcs11.cryptoki import Cryptoki
@@ -40,11 +39,6 @@ def token():
 def server(token):
     with MTLSServer(token.ca) as running:
         yield running
-
-
-@pytest.fixture
-def card(token, tmp_path):
-    return FaultyModule(token, tmp_path / "card")
 
 
 @pytest.fixture
