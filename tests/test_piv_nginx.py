@@ -133,13 +133,22 @@ def test_the_command(place, slot):
     assert place.stack.card.counters.signatures == {slot: 1}
 
 
-def test_a_p256_key_in_slot_9a(make_stack, tmp_path):
-    stack, authority = make_stack(), Authority("piv CA")
-    stack.card.personalise(authority, {"9A": Holder("p256", "9A")})
-    with Nginx(authority, tmp_path) as server:
-        place = Place(stack, opensc_module(), server)
-        assert place.steps("get", "get") == ["ok", "ok"]
-        assert costs(place) == (1, 2)
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("key_type", ["p256", "p384"])
+def test_an_elliptic_key_in_slot_9a(module, key_type, tmp_path):
+    authority = Authority("piv CA")
+    with stack_for(module) as stack:
+        stack.card.personalise(authority, {"9A": Holder(key_type, "9A")})
+        for version in ("TLSv1.2", "TLSv1.3"):
+            stack.card.clear_counters()
+            (directory := tmp_path / version).mkdir()
+            with Nginx(authority, directory, NginxOptions(tls=version)) as server:
+                place = Place(stack, MODULES[module](), server)
+                assert place.steps("get", "get") == ["ok", "ok"]  # with requests
+                assert costs(place) == (1, 2)
+                answer = place.get("-i", "pkcs11:id=%01")
+                assert Nginx.parse(answer.stdout)["ssl_client_s_dn"] == "CN=9A", answer.stderr.decode()
+                assert stack.card.counters.signatures == {"9A": 3}
 
 
 def test_a_slow_card_and_a_server_that_gives_tickets(with_tickets):
