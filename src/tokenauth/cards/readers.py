@@ -73,13 +73,12 @@ def read_readers(names: Sequence[str] | None = None, *, ask: bool = True) -> lis
     """
     try:
         with Context() as context:
-            there = context.readers()
-            if not there:
-                raise service.no_reader()
-            states = context.look([name for name in there if names is None or name in names])
+            states = context.look()
     except PCSCError as error:
-        raise service.refusal() from error
-    return [_read(state, ask=ask) for state in states]
+        raise error.reason from error
+    if not states:
+        raise service.no_reader()
+    return [_read(state, ask=ask) for state in states if names is None or state.reader in names]
 
 
 def _read(state: State, *, ask: bool) -> Reading:
@@ -89,9 +88,13 @@ def _read(state: State, *, ask: bool) -> Reading:
     if not ask or not state.present or state.exclusive or not _worth_asking(reading):
         return reading
     answers: list[Reading] = []
-    asking = threading.Thread(target=lambda: answers.append(_ask(reading)), name="tokenauth-card", daemon=True)
+    too_late = threading.Event()
+    asking = threading.Thread(
+        target=lambda: answers.append(_ask(reading, too_late)), name="tokenauth-card", daemon=True
+    )
     asking.start()
     asking.join(_PATIENCE)  # PC/SC waits for another program's transaction for ever
+    too_late.set()
     return answers[0] if answers else reading._replace(busy=True)
 
 
@@ -109,10 +112,17 @@ def _has_piv(reading: Reading) -> bool:
     return any(card.kind in _HAVE_PIV for card in reading.cards)
 
 
-def _ask(reading: Reading) -> Reading:
-    """What the card says of itself."""
+def _ask(reading: Reading, too_late: threading.Event) -> Reading:
+    """What the card says of itself.
+
+    Args:
+        reading: what is known without asking.
+        too_late: nobody waits any more; the card was another program's meanwhile, so it is left alone.
+    """
     try:
         with Context() as context, context.connect(reading.reader) as card:
+            if too_late.is_set():
+                return reading
             if not reading.cards:
                 reading = reading._replace(cards=_by_application(card))
             elif not reading.in_use:

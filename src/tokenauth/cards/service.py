@@ -16,7 +16,7 @@ from tokenauth.errors import ReadersUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["INSTALL_PYSCARD", "no_reader", "programs", "refusal", "users_of_pcsc"]
+__all__ = ["INSTALL_PYSCARD", "failure", "no_reader", "programs", "refusal", "users_of_pcsc"]
 
 INSTALL_PYSCARD = (
     "pip install pyscard (on Linux it is compiled: that takes gcc, Python's headers and libpcsclite-dev), or for the "
@@ -29,6 +29,8 @@ _START = {
 }
 _START_PCSCD = "start it: systemctl enable --now pcscd.socket"
 _INSTALL_PCSCD = "install it (the package pcscd, or pcsc-lite), then: systemctl enable --now pcscd.socket"
+_RESTART_PCSCD = "restart it: systemctl restart pcscd"
+_PLUG_IN_ANEW = "unplug the readers, and plug them in again"
 _PERMIT = (
     "pcscd asks polkit, which often refuses in SSH sessions and services: let a rule in /etc/polkit-1/rules.d allow "
     "org.debian.pcsc-lite.access_pcsc and org.debian.pcsc-lite.access_card to this user, or be in a session at the "
@@ -71,6 +73,16 @@ def _listens_but_refuses() -> bool:
         except OSError as error:
             return error.errno in {errno.EACCES, errno.EPERM}
         return True
+
+
+def failure(code: int) -> ReadersUnavailable:
+    """The error for a service that is there and fails.
+
+    Args:
+        code: what it answers, as in winscard.h.
+    """
+    hint = _RESTART_PCSCD if sys.platform == "linux" else _PLUG_IN_ANEW
+    return ReadersUnavailable(f"the PC/SC service fails: it answers {code:#010x}", reason="service", hint=hint)
 
 
 def no_reader() -> ReadersUnavailable:
