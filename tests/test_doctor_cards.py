@@ -20,7 +20,7 @@ from tests.support.piv.handle import STANDARD, Holder
 from tests.support.piv.profile import NIST_ATR, Profile
 from tests.support.piv.profile import yubikey as yubikey_profile
 from tests.support.piv.stack import READER, YUBIKEY_READER, CardStack, opensc_module, ykcs11_module
-from tests.test_readers import UNKNOWN_ATR, holder, left_alone, spawned
+from tests.test_readers import UNKNOWN_ATR, holder, left_alone, refusing, spawned
 from tokenauth.doctor import clock
 from tokenauth.doctor.libraries import architectures, mismatch
 from tokenauth.doctor.modules import check_table
@@ -69,6 +69,20 @@ def test_a_card_that_works(lone_piv):
 def without_pcscd(fresh_piv):
     fresh_piv.stop_pcscd()
     return fresh_piv
+
+
+def test_a_module_that_needs_readers_is_not_to_be_installed_again(without_pcscd):
+    found = of(examined(without_pcscd, ykcs11_module())[1], "module", "does not list its slots")
+    assert (found["status"], found["next"]) == ("warning", "set right what is said of the readers")
+
+
+def test_pcscd_refuses(tmp_path):
+    with refusing(tmp_path) as path:
+        done = run("doctor", "--json", "--module", str(opensc_module()), PCSCLITE_CSOCK_NAME=path)
+    found = of(json.loads(done.stdout), "reader")
+    assert (done.returncode, found["status"]) == (1, "error")
+    assert found["what"] == "the PC/SC service pcscd does not let this user at the readers"
+    assert "polkit" in found["next"]
 
 
 @pytest.mark.parametrize(("module", "status", "code"), [("cards", "error", 1), ("softhsm", "ok", 0)])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tokenauth.inventory.survey import TokenEntry
     from tokenauth.pkcs11.discovery import ModuleCandidate
 
-__all__ = ["Seen", "Surroundings", "check_cards", "look_at_readers"]
+__all__ = ["Seen", "Surroundings", "check_cards", "look_at_readers", "without_readers"]
 
 _SCDAEMON = "scdaemon"
 _END_SCDAEMON = (
@@ -80,6 +80,13 @@ def look_at_readers() -> Seen:
         return Seen(tuple(read_readers()), None)
     except ReadersUnavailable as error:
         return Seen((), error)
+
+
+def without_readers(seen: Seen, around: Surroundings) -> frozenset[str]:
+    """The paths of modules for cards, if there are no readers for them; else none."""
+    if seen.error is None or seen.error.reason == "pyscard":
+        return frozenset()
+    return frozenset(candidate.path for candidate in around.candidates if kind_of(candidate) == "cards")
 
 
 def check_cards(seen: Seen, around: Surroundings) -> Iterator[Finding]:
