@@ -264,12 +264,30 @@ def test_a_card_that_was_never_there(place):
     assert done[1:] == ["ok"] * 3
 
 
+@pytest.mark.parametrize("slot", ["9A", "9C"])
+def test_another_program_resets_the_card(place, slot):
+    """Which logs everybody out: one PIN more, and nothing fails."""
+    assert place.steps("get", "get", "reset", "get", "get", slot=slot) == ["ok"] * 5
+    assert place.stack.card.counters.resets >= 1
+    assert place.stack.card.counters.signatures == {slot: 4}
+    assert place.stack.card.pin_tries == 3
+
+
 # --- pcscd ---
 
 
 def test_pcscd_is_killed_and_comes_back(place):
     done = place.steps("get", *["restart", "get"] * 3, "prompts")
     assert done == ["ok"] * 7 + ["4"]
+    assert place.stack.card.pin_tries == 3
+
+
+@pytest.mark.parametrize("slot", ["9A", "9C"])
+def test_pcscd_is_killed_during_a_signature(place, slot):
+    first, during, after, prompts = place.steps("get", "killed", "get", "prompts", slot=slot)
+    assert (first, after) == ("ok", "ok")
+    assert during.startswith(("TokenRemoved: ", "ModuleError: "))
+    assert int(prompts) <= {"9A": 3, "9C": 5}[slot]
     assert place.stack.card.pin_tries == 3
 
 
