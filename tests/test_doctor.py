@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.command_line import no_tokens, run
-from tests.support.modules.providers import find_module
+from tests.support.programs import find_module
 from tests.test_cli_list import store_garbage
 from tokenauth.doctor.environment import check_environment
 from tokenauth.testing import MTLSServer, SoftToken

@@ -20,6 +20,7 @@ from tests.support.piv.handle import STANDARD, Holder
 from tests.support.piv.profile import NIST_ATR, Profile
 from tests.support.piv.profile import yubikey as yubikey_profile
 from tests.support.piv.stack import READER, YUBIKEY_READER, CardStack, opensc_module, ykcs11_module
+from tests.test_doctor import of
 from tests.test_readers import UNKNOWN_ATR, holder, left_alone, refusing, spawned
 from tokenauth.doctor import clock
 from tokenauth.doctor.libraries import architectures, mismatch
@@ -41,11 +42,6 @@ def examined(
     command = (sys.executable, "-m", "tokenauth", "doctor", "--json", *arguments)
     done = stack.run(*command, TOKENAUTH_MODULE=str(module), **variables)
     return done.returncode, json.loads(done.stdout)
-
-
-def of(findings: list[dict[str, Any]], check: str, part: str = "") -> dict[str, Any]:
-    [found] = [finding for finding in findings if finding["check"] == check and part in finding["what"]]
-    return found
 
 
 def test_a_card_that_works(lone_piv):

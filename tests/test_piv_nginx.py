@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.nginx import Nginx, NginxOptions
+from tests.support.piv.fixtures import as_made
 from tests.support.piv.handle import Holder
 from tests.support.piv.place import PIN, Place
 from tests.support.piv.profile import yubikey
@@ -61,14 +63,6 @@ def servers(clients, tmp_path_factory) -> Iterator[Callable[[bool], Nginx]]:
     yield server
     for running in made.values():
         running.close()
-
-
-def as_made(stack: CardStack) -> None:
-    if stack.pcscd_pid is None:
-        stack.start_pcscd()
-    if stack.card.reader is None:
-        stack.card.insert()
-    stack.card.restore()
 
 
 @pytest.fixture
@@ -255,6 +249,16 @@ def test_openscs_files_of_certificates_do_not_stand_in_for_the_card(tmp_path):
     assert all(text.startswith("TokenRemoved: ") for text in done[2:-2:5])
     assert done[5:-2:5] == ["ok"] * 3
     assert done[-2:] == ["4", "ok"]
+
+
+def test_the_command_waits_for_the_card(place):
+    place.stack.card.remove()
+    insertion = threading.Timer(1.0, place.stack.card.insert)
+    insertion.start()
+    done = place.get("-i", "pkcs11:id=%01", "--wait")
+    insertion.join()
+    assert done.stderr == b"tokenauth: waiting for a token that matches pkcs11:id=%01: insert it\n"
+    assert (done.returncode, costs(place)) == (0, (1, 1))
 
 
 def test_a_card_that_was_never_there(place):

@@ -10,17 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.support.modules.trials import Made
 from tests.support.piv.handle import Holder
 from tests.support.piv.profile import yubikey
 from tests.support.piv.stack import YUBIKEY_READER, CardStack, opensc_module, ykcs11_module
-from tests.support.programs import require
+from tests.support.programs import find_module, require
 from tokenauth.provisioning.softhsm import softhsm_module
 from tokenauth.testing import Authority
 
-__all__ = ["PROVIDERS", "find_module"]
+__all__ = ["PROVIDERS"]
 
 _KEYS = ("rsa2048", "p256")
 _CARD = {"9A": Holder("rsa2048", "rsa2048"), "9D": Holder("p256", "p256")}
@@ -37,15 +35,6 @@ mount --bind "$1/opencryptoki.conf" /etc/opencryptoki/opencryptoki.conf
 mount --bind "$1/group" /etc/group
 exec setpriv --pdeathsig TERM pkcsslotd -f
 """
-
-
-def find_module(name: str) -> Path:
-    """A module's file, or a failed test."""
-    for directory in map(Path, ("/usr/lib", "/usr/lib64")):
-        for pattern in (name, f"*/{name}", f"*/pkcs11/{name}", f"pkcs11/{name}", f"*/nss/{name}"):
-            for path in sorted(directory.glob(pattern)):
-                return path
-    pytest.fail(f"the PKCS#11 module {name!r} is not installed and this test needs it", pytrace=False)
 
 
 @contextmanager
