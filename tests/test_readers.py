@@ -22,6 +22,7 @@ from tests.support.piv.stack import READER, YUBIKEY_READER, CardStack, opensc_mo
 from tokenauth.cards import events
 from tokenauth.cards.events import Event
 from tokenauth.cards.pcsc import State
+from tokenauth.cards.table import cards
 from tokenauth.uri import SlotInfo
 
 if TYPE_CHECKING:
@@ -154,12 +155,27 @@ def test_a_yubikey_is_known_by_its_atr(yubikey):
     assert (card["module"]["id"], card["reader"]) == ("ykcs11", f"{YUBIKEY_READER} 00 00")
 
 
+@pytest.mark.parametrize(
+    ("application", "kind"),
+    [
+        ("A0000000770108000700 00FE000001 00", "estonia-2018"),
+        ("A000000397425446590201", "gids"),
+        ("D27600012401030400061234567800 00", "openpgp"),
+        ("A000000308000010000100", "piv"),
+    ],
+)
+def test_a_card_is_known_by_its_application(make_stack, application, kind):
+    """If its ATR is not in the table."""
+    stack = make_stack(Profile(atr=UNKNOWN_ATR, application=bytes.fromhex(application), selected_at_reset=False))
+    card = listed(stack)[0]
+    assert (card["card"]["kind"], card["pin_tries"]) == (kind, 3 if kind == "piv" else None)
+
+
 def test_a_card_of_no_known_kind(make_stack):
-    stack = make_stack(Profile(atr=UNKNOWN_ATR))
-    stack.card.fail("SELECT", 0x6A82, 0x6A82)
+    stack = make_stack(Profile(atr=UNKNOWN_ATR, application=bytes.fromhex("F000000001")))
     card = listed(stack)[0]
     assert (card["present"], card["card"], card["module"], card["pin_tries"]) == (True, None, None, None)
-    assert stack.card.counters.instructions == {"SELECT": 2}
+    assert stack.card.counters.instructions == {"SELECT": sum(len(card.aids) for card in cards())}
 
 
 def test_a_card_that_speaks_t0(make_stack):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tokenauth._records import Record
 from tokenauth.cards import service
 from tokenauth.cards.pcsc import SHARING_VIOLATION, Context, PCSCError
-from tokenauth.cards.table import Card, recognise, recognise_application
+from tokenauth.cards.table import Card, cards, recognise, recognise_application
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Reading", "read_readers"]
 
 _PIV = bytes.fromhex("A000000308000010000100")  # SP 800-73-4 part 1 section 2.2
-_OPENPGP = bytes.fromhex("D27600012401")  # of every version and maker
 #: Kinds of the table that have the PIV application, and so a counter that can be asked.
 _HAVE_PIV = {"piv", "pivkey", "yubikey"}
 _TRIES_LEFT, _BLOCKED = 0x63C0, 0x6983
@@ -135,9 +134,13 @@ def _ask(reading: Reading, too_late: threading.Event) -> Reading:
 
 
 def _by_application(card: Connection) -> tuple[Card, ...]:
-    for name in (_OPENPGP, _PIV):  # PIV last: it is what is asked for tries next
-        if _select(card, name):
-            return tuple(recognise_application(name))
+    """What a card is by the first application of the table that is on it."""
+    known = cards()
+    # Those of a country first, since a national card may have a common application as well; PIV last.
+    for kind in sorted(known, key=lambda kind: (not kind.countries, kind.kind in _HAVE_PIV)):
+        for name in kind.aids:
+            if _select(card, name):
+                return tuple(recognise_application(name, known))
     return ()
 
 
