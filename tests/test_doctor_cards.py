@@ -236,14 +236,21 @@ def test_scdaemon_is_named(yubikey, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "status", "what"),
-    [(1, "warning", "has 2 tries left"), (2, "error", "has one try left"), (3, "error", "is locked")],
+    ("wrong", "status", "of_the_card", "check", "what"),
+    [
+        (1, "warning", "has 2 tries left", "card", "has 2 tries left"),
+        (2, "error", "has one try left", "token", "one PIN try is left"),
+        (3, "error", "is locked", "token", "its PIN is locked"),
+    ],
 )
-def test_tries_of_the_pin(lone_piv, wrong, status, what):
+def test_tries_of_the_pin(lone_piv, wrong, status, of_the_card, check, what):
+    """Told once: of the token, if a module shows it and says so, else of the card."""
     for _ in range(wrong):
         lone_piv.run("opensc-tool", "-s", "00A404000BA000000308000010000100", "-s", "002000800830303030303030FF")
-    found = of(examined(left_alone(lone_piv), opensc_module())[1], "card", what)
-    assert (found["status"], bool(found["next"])) == (status, True)
+    for module, where, told in ((opensc_module(), check, what), (softhsm_module(), "card", of_the_card)):
+        findings = examined(left_alone(lone_piv), module)[1]
+        [found] = [finding for finding in findings if finding["status"] == status and "PIN" in finding["what"]]
+        assert (found["check"], told in found["what"], bool(found["next"])) == (where, True, True)
     assert lone_piv.card.pin_tries == 3 - wrong
 
 
