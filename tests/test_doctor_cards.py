@@ -226,6 +226,15 @@ def test_a_card_that_another_program_keeps_for_itself(yubikey, tmp_path):
         assert other.poll() is None, "nothing is ended"
 
 
+def test_a_program_that_uses_another_pcscd_is_not_meant(yubikey, lone_piv, tmp_path):
+    program = tmp_path / "scdaemon"
+    program.symlink_to(Path(sys.executable).resolve())
+    with holder(lone_piv, "SHARED", program=program) as other, holder(yubikey, "EXCLUSIVE"):
+        found = of(examined(yubikey, ykcs11_module())[1], "card")
+    assert f"(process {other.pid})" not in found["why"]
+    assert found["next"] == "close the program that uses the card"
+
+
 def test_scdaemon_is_named(yubikey, tmp_path):
     program = tmp_path / "scdaemon"  # Linux takes a program's name from its file
     program.symlink_to(Path(sys.executable).resolve())

@@ -37,6 +37,8 @@ _PERMIT = (
     "machine itself"
 )
 _SOCKET = "/run/pcscd/pcscd.comm"
+#: The variable that names another socket (pcsc-lite's README).
+_OTHER_SOCKET = "PCSCLITE_CSOCK_NAME"
 _PLUG_IN = "plug the reader in; if it is, its driver may be missing: for most readers the package libccid, or ccid"
 _LIBRARY = "libpcsclite.so"
 _PROC = Path("/proc")
@@ -69,7 +71,7 @@ def _listens_but_refuses() -> bool:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1)
         try:
-            connection.connect(os.environ.get("PCSCLITE_CSOCK_NAME") or _SOCKET)
+            connection.connect(os.environ.get(_OTHER_SOCKET) or _SOCKET)
         except OSError as error:
             return error.errno in {errno.EACCES, errno.EPERM}
         return True
@@ -119,6 +121,18 @@ def users_of_pcsc() -> list[tuple[int, str]]:
 
 
 def _processes() -> Iterator[tuple[int, str, Path]]:
+    """Those that use the same pcscd as this one, if any."""
     for directory in sorted(_PROC.glob("[0-9]*")) if sys.platform == "linux" else ():
         with suppress(OSError):
-            yield int(directory.name), (directory / "comm").read_text().strip(), directory
+            if _uses_our_service(directory):
+                yield int(directory.name), (directory / "comm").read_text().strip(), directory
+
+
+def _uses_our_service(directory: Path) -> bool:
+    try:
+        variables = (directory / "environ").read_bytes().split(b"\0")
+    except OSError:  # somebody else's: that does not show
+        return True
+    name = os.fsencode(f"{_OTHER_SOCKET}=")
+    theirs = next((each.removeprefix(name) for each in variables if each.startswith(name)), b"")
+    return theirs == os.fsencode(os.environ.get(_OTHER_SOCKET, ""))
