@@ -15,7 +15,7 @@ import ctypes
 import os
 import ssl
 import sys
-from ctypes import POINTER, c_char_p, c_int, c_long, c_size_t, c_uint32, c_uint64, c_ulong, c_void_p
+from ctypes import POINTER, c_char_p, c_int, c_long, c_size_t, c_uint, c_uint32, c_uint64, c_ulong, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,12 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "SSL_use_cert_and_key": (c_int, (c_void_p, c_void_p, c_void_p, c_void_p, c_int)),
     "SSL_version": (c_int, (c_void_p,)),
     "SSL_CTX_use_cert_and_key": (c_int, (c_void_p, c_void_p, c_void_p, c_void_p, c_int)),
+    # sessions
+    "SSL_get_session": (c_void_p, (c_void_p,)),
+    "SSL_set_session": (c_int, (c_void_p, c_void_p)),
+    "SSL_SESSION_dup": (c_void_p, (c_void_p,)),
+    "SSL_SESSION_free": (None, (c_void_p,)),
+    "SSL_SESSION_get_id": (c_void_p, (c_void_p, POINTER(c_uint))),
 }
 
 _WHAT_TO_DO = "use a Python whose ssl module is linked with a shared OpenSSL 3 (python.org's or a distribution's)"
