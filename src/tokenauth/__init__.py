@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tokenauth._version import __version__
 from tokenauth.errors import (
     AmbiguousIdentity,
     HandshakeFailed,
@@ -29,6 +28,7 @@ from tokenauth.errors import (
 
 if TYPE_CHECKING:
     from tokenauth import pin, testing
+    from tokenauth._version import __version__
     from tokenauth.clients.http import Session, TokenAdapter
     from tokenauth.inventory.identity import Identity
     from tokenauth.inventory.search import identities, identity
@@ -76,6 +76,7 @@ _WHERE = {
     "Session": "tokenauth.clients.http",
     "TokenAdapter": "tokenauth.clients.http",
     "TokenURI": "tokenauth.uri",
+    "__version__": "tokenauth._version",
     "configure": "tokenauth.tls.context",
     "create_context": "tokenauth.tls.context",
     "identities": "tokenauth.inventory.search",
