@@ -43,6 +43,7 @@ _UNAVAILABLE = c_ulong(-1).value  # CK_UNAVAILABLE_INFORMATION
 _SEARCH_BATCH = 64
 
 _Signature = c_ubyte * _LARGEST_SIGNATURE
+_Function = CFUNCTYPE(c_ulong)  # one class for all; making one for each would take longer than most calls
 
 
 class Mechanism(Record):
@@ -106,7 +107,9 @@ class Cryptoki:
     def _function(self, name: str) -> Any:
         if name not in self._functions:
             position, types = structures.FUNCTIONS[name]
-            self._functions[name] = CFUNCTYPE(c_ulong, *types)(self._addresses[position])
+            function: Any = _Function(self._addresses[position])
+            function.argtypes = types
+            self._functions[name] = function
         return self._functions[name]
 
     def _value(self, function: str, *arguments: Any) -> int:
