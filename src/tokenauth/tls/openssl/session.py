@@ -11,15 +11,14 @@ lives on while another thread closes the socket.
 from __future__ import annotations
 
 import ctypes
-from ctypes import byref, c_uint, c_void_p
+from ctypes import byref, c_uint, c_void_p, sizeof
 from typing import Any
 
 from tokenauth.tls.openssl.library import openssl
 
 __all__ = ["TLSSession", "id_of_session"]
 
-#: Behind the header of CPython's object: ``PyObject *Socket; SSL *ssl; PySSLContext *ctx; ...`` (Modules/_ssl.c).
-_Fields = c_void_p * 3
+_WORD = sizeof(c_void_p)
 
 
 class TLSSession:
@@ -63,6 +62,11 @@ def id_of_session(connection: Any) -> bytes:
 
 
 def _address_of(connection: Any) -> int | None:
-    """The ``SSL``; None on a Python whose objects are laid out in another way, which shows in the field behind it."""
-    _, address, context = _Fields.from_address(id(connection) + object.__basicsize__)
-    return address if context == id(connection.context) else None
+    """The ``SSL``; None on a Python whose objects are laid out in another way.
+
+    Behind the header of CPython's object are ``PyObject *Socket; SSL *ssl; PySSLContext *ctx; ...`` (Modules/_ssl.c);
+    which context it is can be asked.
+    """
+    behind_header = id(connection) + object.__basicsize__
+    context = c_void_p.from_address(behind_header + 2 * _WORD).value
+    return c_void_p.from_address(behind_header + _WORD).value if context == id(connection.context) else None
