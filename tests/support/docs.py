@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pexpect
 
 from tests.support.command_line import environment
+from tokenauth.provisioning.softhsm import token_directories, write_configuration
 from tokenauth.testing import Authority, MTLSServer, SoftToken
 
 if TYPE_CHECKING:
@@ -141,6 +143,15 @@ class Place(NamedTuple):
         return seen
 
 
+def _alone(directory: Path, *tokens: SoftToken) -> Path:
+    """Copies of tokens where no other tokens are: this process may have more, which the documents know nothing of."""
+    configuration = write_configuration(directory)
+    for token in tokens:
+        [found] = token_directories(token.configuration.parent, token.serial)
+        shutil.copytree(found, directory / "tokens" / found.name)
+    return configuration
+
+
 @contextmanager
 def made(directory: Path) -> Iterator[Place]:
     """The place, below an empty directory."""
@@ -153,6 +164,7 @@ def made(directory: Path) -> Iterator[Place]:
     ):
         token.add_identity("client", not_after=until)
         site.add_identity("server", purposes=("tls-server",), names=("localhost", "127.0.0.1"), not_after=until)
+        configuration = _alone(directory / "softhsm", token, site)
         (directory / "ca.pem").write_bytes(authority.pem)
         (directory / "pin").touch(mode=0o600)
         (directory / "pin").write_text(f"{token.pin}\n")
@@ -161,6 +173,7 @@ def made(directory: Path) -> Iterator[Place]:
             environment(
                 PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
                 HOME=str(directory),
+                SOFTHSM2_CONF=str(configuration),
                 TOKENAUTH_PIN_SOURCE=f"file:{directory / 'pin'}",
                 CARD_PIN=token.pin,
             ),
