@@ -1,0 +1,155 @@
+"""A ``ds:Signature`` with its XAdES properties (ETSI EN 319 132-1), from digests to the signature's value."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from tokenauth._records import Record
+from tokenauth.signing import xades_algorithms as algorithms
+from tokenauth.signing.xades_references import transform
+from tokenauth.signing.xades_xml import C14N_11, DS, XADES, add, canonical, ds, xades
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography import x509
+
+    from tokenauth.signing.model import SigningKey
+
+__all__ = ["Item", "element", "encoded", "fresh_id", "sign_element"]
+
+SIGNED_PROPERTIES = "http://uri.etsi.org/01903#SignedProperties"
+
+
+class Item(Record):
+    """What a signature is for.
+
+    Args:
+        uri: of the reference.
+        media_type: of the data, such as ``application/pdf``.
+        digest: with the key's digest, after the transforms.
+        transforms: the URIs of the transforms.
+        type: ``Type`` of the reference; empty for none.
+    """
+
+    uri: str
+    media_type: str
+    digest: bytes
+    transforms: tuple[str, ...] = ()
+    type: str = ""
+
+
+def fresh_id() -> str:
+    """An Id for a signature; those of its parts begin with it. Several signatures may come into one document."""
+    return f"S-{secrets.token_hex(8)}"
+
+
+def encoded(data: bytes) -> str:
+    """Base64."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def element(parent: Any, identifier: str, items: Sequence[Item], key: SigningKey, now: datetime.datetime) -> Any:
+    """Add a signature that has everything but its digest of the signed properties, and its value.
+
+    Args:
+        parent: the element to add it to; None makes it a document of its own.
+        identifier: its Id.
+        items: what is signed.
+        key: who signs.
+        now: the time to claim, with a zone.
+
+    Raises:
+        MechanismUnsupported: XML signatures are not made with such keys.
+    """
+    from lxml import etree
+
+    namespaces = {"ds": DS, "xades": XADES}
+    if parent is None:
+        signature = etree.Element(ds("Signature"), nsmap=namespaces)
+    else:
+        signature = etree.SubElement(parent, ds("Signature"), nsmap=namespaces)
+    signature.set("Id", identifier)
+    _signed_info(signature, identifier, items, key)
+    add(signature, ds("SignatureValue"), Id=f"{identifier}-SIG")
+    data = add(add(signature, ds("KeyInfo")), ds("X509Data"))
+    for certificate in (key.certificate, *key.chain):
+        add(data, ds("X509Certificate"), encoded(_der(certificate)))
+    _properties(add(signature, ds("Object")), identifier, items, key, now)
+    return signature
+
+
+def sign_element(signature: Any, key: SigningKey) -> None:
+    """Fill in what :func:`element` left open; the signature must be where it will stay.
+
+    Raises:
+        TokenAuthError: the token does not sign.
+    """
+    info = signature.find(ds("SignedInfo"))
+    properties = signature.find(f".//{xades('SignedProperties')}")
+    value = hashlib.new(key.digest, canonical(properties, C14N_11)).digest()
+    info[-1].find(ds("DigestValue")).text = encoded(value)
+    signed = algorithms.sign(key, canonical(info, C14N_11))
+    signature.find(ds("SignatureValue")).text = encoded(signed)
+
+
+def _signed_info(signature: Any, identifier: str, items: Sequence[Item], key: SigningKey) -> None:
+    info = add(signature, ds("SignedInfo"))
+    add(info, ds("CanonicalizationMethod"), Algorithm=C14N_11)
+    algorithm = algorithms.algorithm_for(key.certificate.public_key(), key.digest, pss=key.pss)
+    add(info, ds("SignatureMethod"), Algorithm=algorithm)
+    for number, item in enumerate(items):
+        _reference(info, f"{identifier}-RefId{number}", item, key.digest)
+    _reference(
+        info,
+        f"{identifier}-RefId{len(items)}",
+        Item(f"#{identifier}-SignedProperties", "", b"", (C14N_11,), SIGNED_PROPERTIES),
+        key.digest,
+    )
+
+
+def _reference(info: Any, identifier: str, item: Item, digest: str) -> None:
+    reference = add(info, ds("Reference"), Id=identifier, URI=item.uri)
+    if item.type:
+        reference.set("Type", item.type)
+    for algorithm in item.transforms:
+        transform(reference, algorithm)
+    add(reference, ds("DigestMethod"), Algorithm=algorithms.digest_uri(digest))
+    add(reference, ds("DigestValue"), encoded(item.digest))
+
+
+def _properties(holder: Any, identifier: str, items: Sequence[Item], key: SigningKey, now: datetime.datetime) -> None:
+    qualifying = add(holder, xades("QualifyingProperties"), Target=f"#{identifier}")
+    signed = add(qualifying, xades("SignedProperties"), Id=f"{identifier}-SignedProperties")
+    of_signature = add(signed, xades("SignedSignatureProperties"))
+    add(of_signature, xades("SigningTime"), now.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    certificate = add(add(of_signature, xades("SigningCertificateV2")), xades("Cert"))
+    digest = add(certificate, xades("CertDigest"))
+    add(digest, ds("DigestMethod"), Algorithm=algorithms.digest_uri(key.digest))
+    add(digest, ds("DigestValue"), encoded(hashlib.new(key.digest, _der(key.certificate)).digest()))
+    add(certificate, xades("IssuerSerialV2"), encoded(_issuer_serial(key.certificate)))
+    of_objects = add(signed, xades("SignedDataObjectProperties"))
+    for number, item in enumerate(items):
+        form = add(of_objects, xades("DataObjectFormat"), ObjectReference=f"#{identifier}-RefId{number}")
+        add(form, xades("MimeType"), item.media_type)
+
+
+def _issuer_serial(certificate: x509.Certificate) -> bytes:
+    """DER of ``IssuerSerial`` (RFC 5035 section 3)."""
+    from asn1crypto import cms
+    from asn1crypto import x509 as asn1
+
+    issuer = asn1.Name.load(certificate.issuer.public_bytes())
+    names = [asn1.GeneralName("directory_name", issuer)]
+    written: bytes = cms.IssuerSerial({"issuer": names, "serial": certificate.serial_number}).dump()
+    return written
+
+
+def _der(certificate: x509.Certificate) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return certificate.public_bytes(Encoding.DER)
