@@ -74,7 +74,8 @@ pcscd  |pcscd        |pcscd        |         |pcsc-lite      |pcsclite|pcsc-lite
 vpcd   |vpcd-config  |vsmartcard-vpcd|       |vsmartcard-vpcd|vsmartcard-vpcd|vsmartcard-vpcd|vsmartcard-vpcd
 opensc |opensc-tool  |opensc opensc-pkcs11|  |opensc         |opensc |opensc      |opensc
 yubico-piv-tool|yubico-piv-tool|yubico-piv-tool||yubico-piv-tool|yubico-piv-tool|yubico-piv-tool|yubico-piv-tool
-ykcs11 |libykcs11.so |ykcs11       |         |yubico-piv-tool|yubico-piv-tool|yubico-piv-tool-libs|yubico-piv-tool'
+ykcs11 |libykcs11.so |ykcs11       |         |yubico-piv-tool|yubico-piv-tool|yubico-piv-tool-libs|yubico-piv-tool
+xmlsec1|xmlsec1      |xmlsec1      |libxmlsec1|xmlsec1      |xmlsec |xmlsec      |xmlsec1'
 
 # table_cell NEED COLUMN
 table_cell() {
