@@ -73,7 +73,8 @@ def signature_size(certificate: x509.Certificate) -> int:
     if kind == "ed25519":
         return _ED25519_SIZE
     octets = (public_key.key_size + 7) // 8
-    return octets if kind == "rsa" else 2 * octets + 9  # DER: a sequence of two integers that may need a zero in front
+    size: int = octets if kind == "rsa" else 2 * octets + 9  # DER: two integers, each perhaps with a zero in front
+    return size
 
 
 def sign_message(key: SigningKey, data: bytes) -> bytes:
