@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tokenauth.signing import xades_algorithms as algorithms
+from tokenauth.signing.levels import evidence_for, evidence_for_token, optional, timestamp
 from tokenauth.signing.refusals import DocumentError
 from tokenauth.signing.xades_build import encoded
 from tokenauth.signing.xades_references import decoded, holds, octets
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
+    from tokenauth.signing.levels import Evidence
     from tokenauth.signing.model import Job
     from tokenauth.signing.xades_references import Resolver
 
@@ -36,7 +39,8 @@ __all__ = ["archive_imprint", "check", "extend", "reach", "signer_of"]
 
 #: Of time stamps; every time-stamping authority takes it.
 _DIGEST = "sha256"
-_ARCHIVE = xades141("ArchiveTimeStamp")
+_SIGNATURE_STAMP, _ARCHIVE_STAMP = xades("SignatureTimeStamp"), xades141("ArchiveTimeStamp")
+_STAMP_DATA = xades141("TimeStampValidationData")
 
 
 def reach(signature: Any, job: Job, resolve: Resolver) -> None:
@@ -48,12 +52,13 @@ def reach(signature: Any, job: Job, resolve: Resolver) -> None:
         resolve: gives the files that it is for, if they are not in its document.
 
     Raises:
-        TokenAuthError: the level can not be reached.
+        LevelNotReached: it can not be reached, and the job does not allow a lower one.
+        TokenAuthError: a certificate is not good.
     """
     steps = (("b-t", _time_stamp), ("b-lt", _validation_data), ("b-lta", _archive))
     for level, step in steps:
-        if job.reaches(level):
-            step(signature, job, resolve)
+        if not optional(job, level, lambda step=step: step(signature, job, resolve)):  # type: ignore[misc]
+            return
 
 
 def extend(signature: Any, job: Job, resolve: Resolver) -> None:
@@ -91,8 +96,6 @@ def signer_of(signature: Any) -> x509.Certificate:
     Raises:
         DocumentError: there is none.
     """
-    from cryptography import x509
-
     wanted = {
         (
             algorithms.digest_name(one.find(ds("DigestMethod")).get("Algorithm", "")),
@@ -106,10 +109,10 @@ def signer_of(signature: Any) -> x509.Certificate:
     }
     for der in certificates_of(signature):
         if any(hashlib.new(name, der).digest() == digest for name, digest in wanted):
-            try:
-                return x509.load_der_x509_certificate(der)
-            except ValueError as error:
-                raise DocumentError(f"the signer's certificate in the signature can not be read: {error}") from None
+            found = _parsed(der)
+            if found is None:
+                raise DocumentError("the signer's certificate in the signature can not be read")
+            return found
     raise DocumentError("the signature does not hold the signer's certificate that its signed properties name")
 
 
@@ -183,79 +186,82 @@ def _stamp_element(unsigned: Any, tag: str) -> Any:
     return stamp
 
 
-def _stamped(stamp: Any, imprint: bytes, job: Job) -> None:
-    """Fill in the token; without one the element does not stay."""
-    from tokenauth.signing import levels
-
+@contextmanager
+def _complete_or_gone(element: Any) -> Iterator[None]:
+    """An element that can not be filled in does not stay: the signature is good as it was."""
     try:
-        token = levels.time_stamp(imprint, _DIGEST, job.means)
+        yield
     except BaseException:
-        stamp.getparent().remove(stamp)
+        element.getparent().remove(element)
         raise
-    add(stamp, xades("EncapsulatedTimeStamp"), encoded(token))
 
 
-def _time_stamp(signature: Any, job: Job, resolve: Resolver) -> None:  # noqa: ARG001 - all steps are called alike
-    """B-T: when the signature was there at the latest (section 5.3.2)."""
+def _time_stamp(signature: Any, job: Job, resolve: Resolver) -> bool:  # noqa: ARG001 - all steps are called alike
+    """B-T: when the signature was there at the latest (section 5.3)."""
     unsigned = _unsigned(signature)
-    if unsigned.find(xades("SignatureTimeStamp")) is not None:
-        return
-    imprint = hashlib.new(_DIGEST, canonical(_part(signature, "SignatureValue"), C14N_11)).digest()
-    _stamped(_stamp_element(unsigned, xades("SignatureTimeStamp")), imprint, job)
+    if unsigned.find(_SIGNATURE_STAMP) is None:
+        imprint = hashlib.new(_DIGEST, canonical(_part(signature, "SignatureValue"), C14N_11)).digest()
+        stamp = _stamp_element(unsigned, _SIGNATURE_STAMP)
+        with _complete_or_gone(stamp):
+            add(stamp, xades("EncapsulatedTimeStamp"), encoded(timestamp(imprint, _DIGEST, job.means)))
+    return True
 
 
-def _validation_data(signature: Any, job: Job, resolve: Resolver) -> None:  # noqa: ARG001
-    """B-LT: all that shows that the signer's and the authority's certificates were good (sections 5.4.1 and 5.4.3)."""
-    from tokenauth.signing import levels
-
+def _validation_data(signature: Any, job: Job, resolve: Resolver) -> bool:  # noqa: ARG001
+    """B-LT: all that shows that the signer's and the authority's certificates were good (section 5.4)."""
     unsigned = _unsigned(signature)
-    if unsigned.find(xades("RevocationValues")) is None:
-        gathered = levels.gather(signer_of(signature), certificates_of(signature), job.means)
-        _values(unsigned, gathered)
-    _stamps_data(unsigned, xades("SignatureTimeStamp"), job)
+    has_values = unsigned.find(xades("RevocationValues")) is not None
+    known = [parsed for der in certificates_of(signature) if (parsed := _parsed(der))]
+    evidence = None if has_values else evidence_for(signer_of(signature), known, job.means)
+    _evidence_of_last_stamp(unsigned, _SIGNATURE_STAMP, job)
+    if evidence is not None:
+        _values(unsigned, evidence)
+    return True
 
 
-def _stamps_data(unsigned: Any, tag: str, job: Job) -> None:
-    """Validation data of the last time stamp of a kind, unless it is there (``TimeStampValidationData``, 5.5.1)."""
-    from tokenauth.signing import levels
+def _archive(signature: Any, job: Job, resolve: Resolver) -> bool:
+    """B-LTA: a time stamp over all of it, which a later one renews (section 5.5)."""
+    unsigned = _unsigned(signature)
+    if unsigned.find(_ARCHIVE_STAMP) is not None:
+        _evidence_of_last_stamp(unsigned, _ARCHIVE_STAMP, job)
+    stamp = _stamp_element(unsigned, _ARCHIVE_STAMP)
+    with _complete_or_gone(stamp):
+        imprint = archive_imprint(stamp, signature, _DIGEST, resolve)
+        add(stamp, xades("EncapsulatedTimeStamp"), encoded(timestamp(imprint, _DIGEST, job.means)))
+    return True
 
+
+def _evidence_of_last_stamp(unsigned: Any, tag: str, job: Job) -> None:
+    """Evidence for the last time stamp of a kind, unless it is there (``TimeStampValidationData``)."""
     stamp = unsigned.findall(tag)[-1]
-    uri = f"#{stamp.get('Id')}"
-    if any(one.get("URI") == uri for one in unsigned.iterfind(xades141("TimeStampValidationData"))):
+    identifier = stamp.get("Id")
+    uri = f"#{identifier}" if identifier else None
+    if any(one.get("URI") == uri for one in unsigned.iterfind(_STAMP_DATA)):
         return
-    token = decoded(stamp.findtext(xades("EncapsulatedTimeStamp")))
-    data = add(unsigned, xades141("TimeStampValidationData"), URI=uri)
-    try:
-        _values(data, levels.gather_for_token(token, job.means))
-    except BaseException:
-        unsigned.remove(data)
-        raise
+    evidence = evidence_for_token(decoded(stamp.findtext(xades("EncapsulatedTimeStamp"))), job.means)
+    _values(add(unsigned, _STAMP_DATA, **({"URI": uri} if uri else {})), evidence)
 
 
-def _values(holder: Any, gathered: Any) -> None:
+def _values(holder: Any, evidence: Evidence) -> None:
+    """Write evidence (sections 5.4.1 and 5.4.3)."""
     values = add(holder, xades("CertificateValues"))
-    _list(values, "EncapsulatedX509Certificate", gathered.certificates)
+    _write(values, "EncapsulatedX509Certificate", evidence.certificates)
     revocation = add(holder, xades("RevocationValues"))
-    if gathered.crls:
-        _list(add(revocation, xades("CRLValues")), "EncapsulatedCRLValue", gathered.crls)
-    if gathered.ocsps:
-        _list(add(revocation, xades("OCSPValues")), "EncapsulatedOCSPValue", gathered.ocsps)
+    if evidence.crls:
+        _write(add(revocation, xades("CRLValues")), "EncapsulatedCRLValue", evidence.crls)
+    if evidence.ocsps:
+        _write(add(revocation, xades("OCSPValues")), "EncapsulatedOCSPValue", evidence.ocsps)
 
 
-def _list(holder: Any, name: str, values: Sequence[bytes]) -> None:
+def _write(holder: Any, name: str, values: Sequence[bytes]) -> None:
     for value in values:
         add(holder, xades(name), encoded(value))
 
 
-def _archive(signature: Any, job: Job, resolve: Resolver) -> None:
-    """B-LTA: a time stamp over all of it, which a later one renews (section 5.5.2)."""
-    unsigned = _unsigned(signature)
-    if unsigned.find(_ARCHIVE) is not None:
-        _stamps_data(unsigned, _ARCHIVE, job)
-    stamp = _stamp_element(unsigned, _ARCHIVE)
+def _parsed(der: bytes) -> x509.Certificate | None:
+    from cryptography import x509
+
     try:
-        imprint = archive_imprint(stamp, signature, _DIGEST, resolve)
-    except BaseException:
-        unsigned.remove(stamp)
-        raise
-    _stamped(stamp, imprint, job)
+        return x509.load_der_x509_certificate(der)
+    except ValueError:
+        return None
