@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.support import counting
+from tests.support.documents import document_keys
 from tests.support.piv.fixtures import choose_pcscd, fresh_piv, make_stack, piv, piv_stack, yubikey, yubikey_stack
 from tokenauth.errors import ModuleError
 from tokenauth.pkcs11.modules import load_module
@@ -21,7 +22,7 @@ from tokenauth.testing import Authority, MTLSServer, SoftToken
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["fresh_piv", "make_stack", "piv", "piv_stack", "yubikey", "yubikey_stack"]  # fixtures
+__all__ = ["document_keys", "fresh_piv", "make_stack", "piv", "piv_stack", "yubikey", "yubikey_stack"]  # fixtures
 
 #: The keys that everything must work with.
 KEYS = tuple(kind for kind in KEY_TYPES if kind != "rsa4096")

@@ -80,7 +80,7 @@ class Services:
         tsa: URL of the time-stamping authority.
         requests: the paths that were asked for.
         is_down: answer every question with HTTP status 503.
-        has_ocsp: certificates name an OCSP responder; else only a CRL.
+        has_ocsp: certificates that are issued from now on name an OCSP responder; else only a CRL.
     """
 
     def __init__(self, directory: Path, port: int) -> None:
@@ -110,7 +110,7 @@ class Services:
         for name, content in {
             "tsa.pem": certificate.public_bytes(Encoding.PEM),
             "tsa.key": key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-            "tsa.chain": b"".join(one.public_bytes(Encoding.PEM) for one in issuer.chain),
+            "tsa.chain": issuer.pem,
             "tsa.conf": _TS_CONFIGURATION.format(directory=self.directory).encode(),
             "serial": b"01\n",
         }.items():
@@ -129,9 +129,9 @@ class Services:
         with self._lock:  # for the serial numbers
             asked, answered = self.directory / "query", self.directory / "reply"
             asked.write_bytes(query)
-            signer = ["-signer", self.directory / "tsa.pem", "-inkey", self.directory / "tsa.key"]
-            chain = ["-chain", self.directory / "tsa.chain"] if (self.directory / "tsa.chain").stat().st_size else []
-            where = ["-config", self.directory / "tsa.conf", "-section", "tsa"]
+            signer: list[str | Path] = ["-signer", self.directory / "tsa.pem", "-inkey", self.directory / "tsa.key"]
+            chain: list[str | Path] = ["-chain", self.directory / "tsa.chain"]
+            where: list[str | Path] = ["-config", self.directory / "tsa.conf", "-section", "tsa"]
             openssl("ts", "-reply", "-queryfile", asked, *signer, *chain, *where, "-out", answered)
             return answered.read_bytes()
 
@@ -142,7 +142,16 @@ class Services:
             names["pem"].write_bytes(authority.pem)
             names["key"].write_bytes(authority.key_pem)
             index = self.directory / f"{authority.name}.index"
-            signer = ["-rsigner", names["pem"], "-rkey", names["key"], "-CA", names["pem"], "-index", index]
+            signer: list[str | Path] = [
+                "-rsigner",
+                names["pem"],
+                "-rkey",
+                names["key"],
+                "-CA",
+                names["pem"],
+                "-index",
+                index,
+            ]
             openssl("ocsp", *signer, "-reqin", names["req"], "-respout", names["resp"], "-ndays", "1")
             return names["resp"].read_bytes()
 
