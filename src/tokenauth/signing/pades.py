@@ -1,0 +1,260 @@
+"""PAdES signatures in PDFs, levels B-B to B-LTA (ETSI EN 319 142-1), on pyHanko's reader and writer.
+
+A signature is an incremental update: what was there stays as it is, byte for byte. Levels from B-LT on are updates of
+their own, so the same code makes them when a document is signed and when its level is raised later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from pyhanko.pdf_utils.incremental_writer import IncrementalPdfFileWriter
+from pyhanko.pdf_utils.misc import PdfError
+from pyhanko.sign.fields import MDPPerm, SigFieldSpec, SigSeedSubFilter, enumerate_sig_fields
+from pyhanko.sign.general import SigningError
+from pyhanko.sign.signers.pdf_signer import PdfSignatureMetadata, PdfSigner
+
+from tokenauth._records import Record
+from tokenauth.errors import TokenAuthError
+from tokenauth.signing import cades, cms
+from tokenauth.signing.signer import DescribedSigner
+from tokenauth.signing.waiting import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tokenauth.signing.model import Document, Job, Visible
+
+__all__ = ["PERMISSIONS", "TIME_STAMP_SIZE", "Prepared", "complete", "extend", "open_pdf", "prepare", "sign"]
+
+#: By the names that ``certify`` takes: what may be done to a certified document (ISO 32000-2 table 257).
+PERMISSIONS = {
+    "no-changes": MDPPerm.NO_CHANGES,
+    "fill-forms": MDPPerm.FILL_FORMS,
+    "annotate": MDPPerm.ANNOTATE,
+}
+#: Bytes kept free for a time stamp with its certificates: most have 3 to 6 kB.
+TIME_STAMP_SIZE = 12288
+
+
+class Prepared(Record):
+    """A PDF with room for its signature.
+
+    Args:
+        attributes: to be signed, see :func:`tokenauth.signing.cms.signed_attributes`.
+        start: where the room begins in the file.
+        end: where it ends.
+    """
+
+    attributes: bytes
+    start: int
+    end: int
+
+
+def sign(documents: Sequence[Document], job: Job, target: BinaryIO) -> None:
+    """Sign one PDF.
+
+    Args:
+        documents: the one.
+        job: what is asked.
+        target: where the signed PDF goes.
+
+    Raises:
+        LevelNotReached: a time stamp or revocation data can not be had.
+        TokenAuthError: it is no PDF, may not be signed so, or the key does not sign.
+        OSError: it can not be read.
+    """
+    import io
+
+    output = io.BytesIO()
+    prepared = prepare(documents, job, output)
+    complete(job, prepared, job.key.sign(cms.to_sign(prepared.attributes)), output)
+    if job.reaches("b-lt"):
+        from tokenauth.signing.pades_levels import raise_level
+
+        output = raise_level(output, job, only_last=True)
+    target.write(output.getbuffer())
+
+
+def prepare(documents: Sequence[Document], job: Job, output: BinaryIO) -> Prepared:
+    """Write the PDF with room for a signature, and find what is to be signed.
+
+    Args:
+        documents: the PDF.
+        job: what is asked; its key may lack the private half.
+        output: a stream that can be read and written.
+
+    Raises:
+        TokenAuthError: it is no PDF, or may not be signed so.
+        OSError: it can not be read.
+    """
+    if len(documents) != 1:
+        raise TokenAuthError(
+            f"a PDF holds its own signature only; {len(documents)} documents were given",
+            hint="sign them one by one, or in one container with the format asice",
+        )
+    options = job.options
+    with documents[0].open() as stream, telling(documents[0].name):
+        writer = open_pdf(stream, options.password)
+        name, spec = _field(writer, options.field, options.visible)
+        metadata = PdfSignatureMetadata(
+            field_name=name,
+            md_algorithm=job.key.digest,
+            reason=options.reason or None,
+            location=options.location or None,
+            contact_info=options.contact or None,
+            certify=options.certify is not None,
+            docmdp_permissions=PERMISSIONS[options.certify or "fill-forms"],
+            subfilter=SigSeedSubFilter.PADES,
+        )
+        signer = PdfSigner(metadata, DescribedSigner(job.key), stamp_style=_style(options.visible), new_field_spec=spec)
+        reserved = cms.size_reserved(job.key) + (TIME_STAMP_SIZE if job.reaches("b-t") else 0)
+        made, _, _ = run(
+            signer.async_digest_doc_for_signing(
+                writer,
+                bytes_reserved=2 * reserved,
+                output=output,
+                appearance_text_params={"reason": options.reason, "location": options.location},
+            )
+        )
+    attributes = cms.signed_attributes(job.key, made.document_digest)
+    return Prepared(attributes, made.reserved_region_start, made.reserved_region_end)
+
+
+def complete(job: Job, prepared: Prepared, signature: bytes, output: BinaryIO) -> None:
+    """Put the signature into the room that was left for it, with a time stamp if the level asks for one.
+
+    Args:
+        job: the same one; its key may lack the private half.
+        prepared: what :func:`prepare` returned.
+        signature: the raw signature of :func:`tokenauth.signing.cms.to_sign` of its attributes.
+        output: the stream that :func:`prepare` wrote.
+
+    Raises:
+        LevelNotReached: a time stamp can not be had.
+    """
+    info = cms.signer_info(job.key, prepared.attributes, signature)
+    encoded = cades.raised(cms.signed_data(job.key, info), job, only_stamp=True).encoded().hex().upper().encode()
+    room = prepared.end - prepared.start - 2  # between the angle brackets
+    if len(encoded) > room:
+        raise TokenAuthError(
+            f"the signature has {len(encoded) // 2} bytes, and {room // 2} were kept free for it",
+            hint="the time-stamping authority sends unusually many certificates; name another one",
+        )
+    output.seek(prepared.start + 1)
+    output.write(encoded)
+
+
+def extend(document: Document, job: Job, target: BinaryIO) -> None:
+    """Raise the level of a PDF's last signature; no key is needed.
+
+    Args:
+        document: the PDF.
+        job: names the level and the means; its key is not used.
+        target: where the PDF goes.
+
+    Raises:
+        LevelNotReached: a time stamp or revocation data can not be had.
+        TokenAuthError: it is no PDF, or holds no signature.
+        OSError: it can not be read.
+    """
+    import io
+
+    from tokenauth.signing.pades_levels import raise_level
+
+    with telling(document.name):
+        target.write(raise_level(io.BytesIO(document.read()), job).getbuffer())
+
+
+def open_pdf(stream: BinaryIO, password: str | None) -> IncrementalPdfFileWriter:
+    """A PDF that is to be changed by an incremental update.
+
+    Args:
+        stream: its content.
+        password: if it is encrypted: the user's or the owner's.
+
+    Raises:
+        TokenAuthError: it is encrypted, and the password is missing or wrong.
+        PdfError: it is no PDF.
+    """
+    writer = IncrementalPdfFileWriter(stream, strict=False)  # strictness would refuse hybrid-reference files
+    if writer.prev.encrypted:
+        from pyhanko.pdf_utils.crypt import AuthStatus
+
+        if password is None:
+            raise TokenAuthError("the PDF is encrypted", hint="give its password")
+        handler = writer.prev.security_handler
+        if handler is None or handler.authenticate(password).status == AuthStatus.FAILED:
+            raise TokenAuthError("the PDF's password is wrong", hint="check the password")
+        writer.encrypt(password)
+    return writer
+
+
+@contextlib.contextmanager
+def telling(name: str) -> Iterator[None]:
+    """pyHanko's errors as ours.
+
+    Args:
+        name: of the document that they are about.
+    """
+    try:
+        yield
+    except (PdfError, SigningError) as error:
+        said = getattr(error, "msg", None) or str(error)
+        raise TokenAuthError(f"{name} can not be signed: {said.rstrip('.')}") from error
+
+
+def _field(
+    writer: IncrementalPdfFileWriter, name: str | None, visible: Visible | None
+) -> tuple[str, SigFieldSpec | None]:
+    """Which field to sign, and how to make it if it is not there."""
+    fields = {field: value is not None for field, value, _ in enumerate_sig_fields(writer)}
+    empty = [field for field, is_signed in fields.items() if not is_signed]
+    if name is None and visible is None and len(empty) > 1:
+        raise TokenAuthError(
+            f"the PDF has {len(empty)} empty signature fields", hint=f"name one of: {', '.join(map(repr, empty))}"
+        )
+    if name is None and visible is None and empty:
+        return empty[0], None
+    chosen = name or next(free for n in range(1, len(fields) + 2) if (free := f"Signature{n}") not in fields)
+    if fields.get(chosen):
+        raise TokenAuthError(f"the signature field {chosen!r} is signed already", hint="name another field, or none")
+    if chosen in fields:
+        return chosen, None
+    if visible is None:
+        return chosen, SigFieldSpec(chosen)
+    page = visible.page - 1 if visible.page > 0 else visible.page
+    left, bottom = round(visible.x), round(visible.y)
+    box = (left, bottom, round(visible.x + visible.width), round(visible.y + visible.height))
+    return chosen, SigFieldSpec(chosen, on_page=page, box=box)
+
+
+def _style(visible: Visible | None) -> Any:
+    """How the signature looks, also where a field that is there gives it room."""
+    from pyhanko.stamp import TextStampStyle
+
+    text = "Signed by {signer}\n{time}" if visible is None else visible.text
+    for ours, theirs in (("%", "%%"), ("{signer}", "%(signer)s"), ("{time}", "%(ts)s")):
+        text = text.replace(ours, theirs)
+    for name in ("reason", "location"):
+        text = text.replace(f"{{{name}}}", f"%({name})s")
+    background = None
+    if visible is not None and visible.image is not None:
+        background = _image(visible.image)
+    return TextStampStyle(stamp_text=text, background=background, border_width=0 if background else 1)
+
+
+def _image(path: Any) -> Any:
+    """A picture as the background of a signature."""
+    try:
+        from PIL import UnidentifiedImageError
+        from pyhanko.pdf_utils.images import PdfImage
+    except ImportError:
+        raise TokenAuthError(
+            "pictures in PDF signatures need the package Pillow", hint="pip install 'tokenauth[sign]' Pillow"
+        ) from None
+    try:
+        return PdfImage(str(path))
+    except (OSError, UnidentifiedImageError) as error:
+        raise TokenAuthError(f"the picture {path} can not be read: {error}", hint="take a PNG or JPEG file") from error
