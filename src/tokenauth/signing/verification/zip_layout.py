@@ -1,0 +1,133 @@
+"""That a ZIP file says the same at all places where it says something twice (PKWARE's APPNOTE, sections 4.3 and 4.4).
+
+Readers differ in which of the two they believe; a container in which they differ was not made by an honest program.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, BinaryIO
+
+from tokenauth._records import Record
+from tokenauth.signing.verification.verdicts import Broken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["check_layout"]
+
+_END = struct.Struct("<4s4H2IH")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_LOCAL = struct.Struct("<4s5H3I2H")
+_DESCRIPTORS = (struct.Struct("<4s3I"), struct.Struct("<3I"), struct.Struct("<4sI2Q"))
+_HAS_DESCRIPTOR = 0x8
+_LONGEST_END = 65535 + _END.size
+_LARGE = 0xFFFFFFFF
+
+
+class _Entry(Record):
+    """A file as the directory at the end has it."""
+
+    needed: int
+    flags: int
+    method: int
+    time: int
+    date: int
+    crc: int
+    packed: int
+    size: int
+    name: bytes
+    offset: int
+
+
+def check_layout(stream: BinaryIO) -> None:
+    """Check a ZIP file's headers against each other, from the first byte to the last.
+
+    Args:
+        stream: the file; can seek.
+
+    Raises:
+        Broken: they differ, or there is something between them.
+    """
+    start, entries = _directory(stream)
+    at = 0
+    for entry in sorted(entries, key=lambda one: one.offset):
+        if entry.offset != at:
+            raise _differs("there is something between its files")
+        at = _end_of(stream, entry)
+    if at != start:
+        raise _differs("there is something between its files and its directory")
+
+
+def _differs(what: str) -> Broken:
+    return Broken(f"the container is damaged: {what}")
+
+
+def _directory(stream: BinaryIO) -> tuple[int, list[_Entry]]:
+    size = stream.seek(0, 2)
+    stream.seek(max(0, size - _LONGEST_END))
+    tail = stream.read()
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or at + _END.size > len(tail):
+        raise _differs("its directory is not there")
+    _, disk, first_disk, here, total, length, start, comment = _END.unpack_from(tail, at)
+    end = size - len(tail) + at
+    if disk or first_disk or here != total or len(tail) - at != _END.size + comment:
+        raise _differs("the end of its directory is wrong")
+    if _LARGE in (start, length) or total == 0xFFFF:
+        raise Broken("containers of more than 4 GiB or 65534 files are not verified")
+    if start + length != end:
+        raise _differs("its directory is not where it should be")
+    stream.seek(start)
+    entries = list(_listed(stream.read(length), total))
+    return start, entries
+
+
+def _listed(directory: bytes, total: int) -> Iterator[_Entry]:
+    at = 0
+    for _ in range(total):
+        if at + _CENTRAL.size > len(directory):
+            raise _differs("its directory ends too early")
+        (mark, _, needed, flags, method, time, date, crc, packed, size, name, extra, comment, disk, _, _, offset) = (
+            _CENTRAL.unpack_from(directory, at)
+        )
+        at += _CENTRAL.size
+        if mark != b"PK\x01\x02" or disk:
+            raise _differs("its directory is wrong")
+        yield _Entry(needed, flags, method, time, date, crc, packed, size, directory[at : at + name], offset)
+        at += name + extra + comment
+    if at != len(directory):
+        raise _differs("its directory has another length")
+
+
+def _end_of(stream: BinaryIO, entry: _Entry) -> int:
+    """Check a file's own header, and where it ends."""
+    stream.seek(entry.offset)
+    head = stream.read(_LOCAL.size)
+    if len(head) != _LOCAL.size:
+        raise _differs("it ends too early")
+    mark, needed, flags, method, time, date, crc, packed, size, name, extra = _LOCAL.unpack(head)
+    described = bool(flags & _HAS_DESCRIPTOR)
+    same = (needed, flags, method, time, date) == (entry.needed, entry.flags, entry.method, entry.time, entry.date)
+    sizes = (crc, packed, size)
+    expected = (entry.crc, entry.packed, entry.size)
+    large = not described and crc == entry.crc and (packed, size) == (_LARGE, _LARGE)
+    if mark != b"PK\x03\x04" or not same or stream.read(name) != entry.name:
+        raise _differs("a file's header and its place in the directory differ")
+    if sizes != expected and not large and not (described and (sizes == (0, 0, 0) or sizes[0] == 0)):
+        raise _differs("a file's header and its place in the directory differ in the size")
+    end = entry.offset + _LOCAL.size + name + extra + entry.packed
+    return end + _descriptor(stream, end, expected) if described else end
+
+
+def _descriptor(stream: BinaryIO, at: int, expected: tuple[int, int, int]) -> int:
+    """The length of the data descriptor behind a file."""
+    stream.seek(at)
+    there = stream.read(max(one.size for one in _DESCRIPTORS))
+    for form in _DESCRIPTORS:
+        if len(there) < form.size:
+            continue
+        values = form.unpack_from(there)
+        if values[-3:] == expected and (len(values) == 3 or values[0] == b"PK\x07\x08"):
+            return int(form.size)
+    raise _differs("what stands behind a file differs from the directory")
