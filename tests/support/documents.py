@@ -111,5 +111,5 @@ def time_stamp_is_of(token: Any, data: bytes, keys: DocumentKeys, directory: Pat
     """That ``openssl ts`` takes a token, from an element ``EncapsulatedTimeStamp``, for a time stamp of data."""
     (directory / "token").write_bytes(base64.b64decode(token.text))
     (directory / "stamped").write_bytes(data)
-    trust = ["-CAfile", keys.root_pem, "-untrusted", keys.services.directory / "tsa.chain"]
+    trust: list[str | Path] = ["-CAfile", keys.root_pem, "-untrusted", keys.services.directory / "tsa.chain"]
     openssl("ts", "-verify", "-token_in", "-in", directory / "token", "-data", directory / "stamped", *trust)

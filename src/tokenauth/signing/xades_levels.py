@@ -188,10 +188,12 @@ def _stamp_element(unsigned: Any, tag: str) -> Any:
 
 @contextmanager
 def _complete_or_gone(element: Any) -> Iterator[None]:
-    """An element that can not be filled in does not stay: the signature is good as it was."""
+    """An element that can not be filled in does not stay, nor those that hold nothing else: they may not be empty."""
     try:
         yield
     except BaseException:
+        while len(element.getparent()) == 1 and local_name(element.getparent()).startswith("Unsigned"):
+            element = element.getparent()
         element.getparent().remove(element)
         raise
 
