@@ -14,10 +14,10 @@ from tokenauth.signing.verification.algorithms import check_digest_name, digeste
 from tokenauth.signing.verification.assessment import Signature, failed
 from tokenauth.signing.verification.cades import Content
 from tokenauth.signing.verification.verdicts import Broken, Doubtful, Finding, reading
-from tokenauth.signing.verification.zip_layout import check_layout
+from tokenauth.signing.verification.zip_layout import check_contents, check_layout
 from tokenauth.signing.xades_algorithms import digest_name
 from tokenauth.signing.xades_references import decoded
-from tokenauth.signing.xades_xml import ASIC, ds, local_name, parse
+from tokenauth.signing.xades_xml import ASIC, MANIFEST, ds, local_name, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,9 @@ def signatures(stream: BinaryIO, name: str, opened: ExitStack) -> list[Signature
     with reading("the container"):
         check_layout(stream)
         stream.seek(0)
-        return _signatures(opened.enter_context(Container(stream, name)))
+        container = opened.enter_context(Container(stream, name))
+        check_contents(stream)
+        return _signatures(container)
 
 
 def _signatures(container: Container) -> list[Signature | SignatureReport]:
@@ -74,6 +76,7 @@ def _guarded(format: str, verify: Callable[[], list[Signature | SignatureReport]
 
 def _check_meta(container: Container) -> None:
     """All that is in META-INF is a signature, or belongs to one (section 4.4.3.2 and annex A)."""
+    _check_listing(container)
     known = {*container.signatures, *container.cms_signatures, _MANIFEST_XML}
     for file in container.files:
         if not file.startswith(META) or file in known:
@@ -82,6 +85,22 @@ def _check_meta(container: Container) -> None:
         if not (base.startswith("ASiC") and "anifest" in base and base.endswith(".xml")):
             raise Doubtful(f"the container holds {file!r}, which belongs to no signature that is known")
         parse(container.read(file), file)
+
+
+def _check_listing(container: Container) -> None:
+    """``manifest.xml`` (OASIS OpenDocument 1.2 part 3), which some programs show, must list the data files."""
+    if _MANIFEST_XML not in container.files:
+        return
+    root = parse(container.read(_MANIFEST_XML), _MANIFEST_XML).getroot()
+    entries = [
+        (one.get(f"{{{MANIFEST}}}full-path"), one.get(f"{{{MANIFEST}}}media-type"))
+        for one in root.iter(f"{{{MANIFEST}}}file-entry")
+    ]
+    listed = [path for path, _ in entries if path != "/"]
+    if sorted(map(str, listed)) != sorted(container.data_files):
+        raise Broken(f"{_MANIFEST_XML} lists other files than the container holds")
+    if any(path == "/" and kind != container.mimetype for path, kind in entries):
+        raise Broken(f"{_MANIFEST_XML} gives the container another type than it has")
 
 
 def _xades(container: Container, file: str, format: str) -> list[Signature | SignatureReport]:

@@ -220,9 +220,8 @@ def signer_certificate(info: Any, certificates: tuple[bytes, ...]) -> bytes:
     for der in dict.fromkeys(certificates):
         certificate = parsed(der)
         if sid.name == "issuer_and_serial_number":
-            same = (
-                sid.chosen["issuer"].dump() == certificate.issuer.dump() or sid.chosen["issuer"] == certificate.issuer
-            )
+            # Byte by byte: names that are equal in another case or encoding would be a change that nobody sees.
+            same = sid.chosen["issuer"].dump() == certificate.issuer.dump()
             if same and sid.chosen["serial_number"].native == certificate.serial_number:
                 return der
         elif sid.chosen.native == certificate.key_identifier:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tokenauth._records import Record
-from tokenauth.signing.verification.verdicts import Doubtful, reading
+from tokenauth.signing.verification.trust import parsed
+from tokenauth.signing.verification.verdicts import Broken, Doubtful, Finding, reading
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -55,6 +56,8 @@ def load_certificate(der: bytes) -> x509.Certificate:
     from cryptography import x509
 
     with reading("a certificate in the signature"):
+        if parsed(der).serial_number <= 0:  # cryptography only warns (RFC 5280 section 4.1.2.2)
+            raise Broken("a certificate in the signature has a serial number that is not positive")
         certificate = x509.load_der_x509_certificate(der)
         certificate.public_key()
         return certificate
@@ -190,7 +193,6 @@ def _answered(response: Any, certificate: x509.Certificate) -> bool:
     import asn1crypto.ocsp
 
     from tokenauth.signing.verification.algorithms import check_signature, own_method
-    from tokenauth.signing.verification.verdicts import Finding
 
     try:
         basic = asn1crypto.ocsp.OCSPResponse.load(response.public_bytes(_der()))["response_bytes"]["response"].parsed

@@ -134,7 +134,8 @@ def _report(request: _Request, trust: Trust, moment: datetime.datetime, shown: s
         head = stream.read(_HEAD)
     format, find = _kind(head, request)
     try:
-        found = find(request)
+        with reading(request.document.name):
+            found = find(request)
     except Finding as problem:
         return FileReport(shown, problem.status, (), problem.reason)
     if not found:

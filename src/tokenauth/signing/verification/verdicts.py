@@ -83,7 +83,7 @@ def reading(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (Finding, MemoryError, KeyboardInterrupt):
+    except (Finding, OSError, MemoryError, KeyboardInterrupt):
         raise
     except DocumentError as error:
         raise Broken(error.message) from error

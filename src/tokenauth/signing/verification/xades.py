@@ -38,6 +38,9 @@ _WEAK_DIGESTS = {
 }
 
 
+_ENCODINGS = (None, "http://www.w3.org/2000/09/xmldsig#base64")
+
+
 class Covered(Record):
     """What the references of a signature come to.
 
@@ -272,19 +275,43 @@ def _covers(covered: Covered, signature: Any, problems: list[Finding]) -> tuple[
     words += list(covered.files)
     if not words:
         problems.append(Doubtful("the signature covers nothing but what the signer states"))
+    root = signature.getroottree().getroot()
+    if not covered.without_signatures and [*root.itersiblings(preceding=True), *root.itersiblings()]:
+        problems.append(Doubtful("the signature does not cover what stands before or behind the document's element"))
     loose = [] if covered.without_signatures else _loose(signature, covered.elements)
     if loose:
         names = ", ".join(dict.fromkeys(local_name(one) for one in loose[:5]))
         problems.append(Doubtful(f"the signature covers only a part of the document; not: {names}"))
         words.append(f"not: {names}")
-    unread = [
-        one
-        for one in signature.findall(ds("Object"))
-        if one.find(xades("QualifyingProperties")) is None and not _is_within(one, covered.elements)
-    ]
-    if any(not all(_is_within(child, covered.elements) for child in one) or len(one) == 0 for one in unread):
-        problems.append(Doubtful("the signature holds an object that it does not cover"))
+    _check_objects(signature, covered, problems)
     return tuple(words)
+
+
+def _check_objects(signature: Any, covered: Covered, problems: list[Finding]) -> None:
+    """What a signature holds must be covered, and called what the signer calls it."""
+    kinds = _media_types(signature, covered.properties)
+    for one in signature.findall(ds("Object")):
+        if set(one.attrib) - {"Id", "MimeType", "Encoding"}:
+            problems.append(Doubtful("an object in the signature has attributes that are not known"))
+        if one.find(xades("QualifyingProperties")) is not None:
+            continue
+        if not _is_within(one, covered.elements):
+            if len(one) == 0 or not all(_is_within(child, covered.elements) for child in one):
+                problems.append(Doubtful("the signature holds an object that it does not cover"))
+        elif one.get("MimeType") not in (None, kinds.get(one.get("Id"))) or one.get("Encoding") not in _ENCODINGS:
+            problems.append(Doubtful("an object in the signature is called another kind of data than the signer does"))
+
+
+def _media_types(signature: Any, properties: Any) -> dict[str, str]:
+    """Id of an object: its media type as the signer states it (EN 319 132-1 section 5.2.4)."""
+    if properties is None:
+        return {}
+    forms = properties.iterfind(f"{xades('SignedDataObjectProperties')}/{xades('DataObjectFormat')}")
+    by_reference = {form.get("ObjectReference"): form.findtext(xades("MimeType")) for form in forms}
+    return {
+        str(reference.get("URI"))[1:]: by_reference.get(f"#{reference.get('Id')}") or ""
+        for reference in signature.iterfind(f"{ds('SignedInfo')}/{ds('Reference')}")
+    }
 
 
 def _identifier(element: Any) -> str:

@@ -6,6 +6,7 @@ Readers differ in which of the two they believe; a container in which they diffe
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import TYPE_CHECKING, BinaryIO
 
 from tokenauth._records import Record
@@ -14,7 +15,7 @@ from tokenauth.signing.verification.verdicts import Broken
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["check_layout"]
+__all__ = ["check_contents", "check_layout"]
 
 _END = struct.Struct("<4s4H2IH")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
@@ -23,6 +24,9 @@ _DESCRIPTORS = (struct.Struct("<4s3I"), struct.Struct("<3I"), struct.Struct("<4s
 _HAS_DESCRIPTOR = 0x8
 _LONGEST_END = 65535 + _END.size
 _LARGE = 0xFFFFFFFF
+#: None, directory, archive (section 4.4.15).
+_DOS_ATTRIBUTES = (0x0, 0x10, 0x20)
+_STEP = 1 << 20
 
 
 class _Entry(Record):
@@ -38,6 +42,53 @@ class _Entry(Record):
     size: int
     name: bytes
     offset: int
+    internal: int
+    external: int
+
+
+def check_contents(stream: BinaryIO) -> None:
+    """Unpack all files, and check their sizes and checksums and that nothing is left over.
+
+    Args:
+        stream: a file that :func:`check_layout` and the container's own limits have passed.
+
+    Raises:
+        Broken: one is damaged.
+    """
+    for entry in _directory(stream)[1]:
+        stream.seek(entry.offset)
+        name, extra = _LOCAL.unpack(stream.read(_LOCAL.size))[-2:]
+        stream.seek(entry.offset + _LOCAL.size + name + extra)
+        crc, size = 0, 0
+        for piece in _unpacked(stream, entry):
+            crc, size = zlib.crc32(piece, crc), size + len(piece)
+            if size > entry.size:
+                break
+        if (crc, size) != (entry.crc, entry.size):
+            raise _differs("a file has another content than its checksum says")
+
+
+def _unpacked(stream: BinaryIO, entry: _Entry) -> Iterator[bytes]:
+    left = entry.packed
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS) if entry.method else None
+    while left:
+        packed = stream.read(min(_STEP, left))
+        if not packed:
+            raise _differs("it ends too early")
+        left -= len(packed)
+        if inflater is None:
+            yield packed
+            continue
+        try:
+            yield inflater.decompress(packed, _STEP)
+            while inflater.unconsumed_tail:
+                yield inflater.decompress(inflater.unconsumed_tail, _STEP)
+        except zlib.error as error:
+            raise _differs(f"a file can not be unpacked ({error})") from None
+    if inflater is not None:
+        yield inflater.flush()
+        if not inflater.eof or inflater.unused_data:
+            raise _differs("a file's packed content has no end, or something behind it")
 
 
 def check_layout(stream: BinaryIO) -> None:
@@ -88,13 +139,32 @@ def _listed(directory: bytes, total: int) -> Iterator[_Entry]:
     for _ in range(total):
         if at + _CENTRAL.size > len(directory):
             raise _differs("its directory ends too early")
-        (mark, _, needed, flags, method, time, date, crc, packed, size, name, extra, comment, disk, _, _, offset) = (
-            _CENTRAL.unpack_from(directory, at)
-        )
+        (
+            mark,
+            _,
+            needed,
+            flags,
+            method,
+            time,
+            date,
+            crc,
+            packed,
+            size,
+            name,
+            extra,
+            comment,
+            disk,
+            internal,
+            external,
+            offset,
+        ) = _CENTRAL.unpack_from(directory, at)
         at += _CENTRAL.size
         if mark != b"PK\x01\x02" or disk:
             raise _differs("its directory is wrong")
-        yield _Entry(needed, flags, method, time, date, crc, packed, size, directory[at : at + name], offset)
+        if internal > 1 or external & 0xFFFF not in _DOS_ATTRIBUTES:
+            raise _differs("a file has attributes that no file has")
+        own = directory[at : at + name]
+        yield _Entry(needed, flags, method, time, date, crc, packed, size, own, offset, internal, external)
         at += name + extra + comment
     if at != len(directory):
         raise _differs("its directory has another length")
