@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-__all__ = ["chain_of", "issued_by", "parse", "problems_of", "purposes_of", "walk_chain"]
+__all__ = ["chain_of", "extension", "is_authority", "issued_by", "parse", "problems_of", "purposes_of", "walk_chain"]
 
 _T = TypeVar("_T")
 
@@ -34,7 +34,7 @@ def parse(der: bytes) -> x509.Certificate:
     return x509.load_der_x509_certificate(der)
 
 
-def _extension(certificate: x509.Certificate, kind: str) -> Any:
+def extension(certificate: x509.Certificate, kind: str) -> Any:
     """The value of an extension by the name of cryptography's class; None if it has none."""
     from cryptography import x509
 
@@ -50,7 +50,7 @@ def is_authority(certificate: x509.Certificate) -> bool:
     Raises:
         ValueError: its extensions can not be read.
     """
-    constraints = _extension(certificate, "BasicConstraints")
+    constraints = extension(certificate, "BasicConstraints")
     return bool(constraints and constraints.ca)
 
 
@@ -62,8 +62,8 @@ def purposes_of(certificate: x509.Certificate) -> list[str]:
     Raises:
         ValueError: its extensions can not be read.
     """
-    usage = _extension(certificate, "KeyUsage")
-    extended = _extension(certificate, "ExtendedKeyUsage")
+    usage = extension(certificate, "KeyUsage")
+    extended = extension(certificate, "ExtendedKeyUsage")
     oids = None if extended is None else {oid.dotted_string for oid in extended}
 
     def allows(purpose: str) -> bool:

@@ -5,10 +5,10 @@ Needs the extra ``tokenauth[sign]``. The names below are loaded when they are fi
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenauth.signing.choice import find_signer
     from tokenauth.signing.model import (
         FORMATS,
         LEVELS,
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
         SigningKey,
         Visible,
     )
+    from tokenauth.signing.operations import extend, sign
+    from tokenauth.signing.two_steps import Prepared, complete, prepare
+    from tokenauth.signing.verification import verify
 
 _WHERE = {
     "FORMATS": "model",
@@ -30,9 +33,16 @@ _WHERE = {
     "Job": "model",
     "Means": "model",
     "Options": "model",
+    "Prepared": "two_steps",
     "SignatureReport": "model",
     "SigningKey": "model",
     "Visible": "model",
+    "complete": "two_steps",
+    "extend": "operations",
+    "find_signer": "choice",
+    "prepare": "two_steps",
+    "sign": "operations",
+    "verify": "verification",
 }
 
 __all__ = [
@@ -43,16 +53,25 @@ __all__ = [
     "Job",
     "Means",
     "Options",
+    "Prepared",
     "SignatureReport",
     "SigningKey",
     "Visible",
+    "complete",
+    "extend",
+    "find_signer",
+    "prepare",
+    "sign",
+    "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"tokenauth.signing.{_WHERE[name]}"), name)
+    from tokenauth.signing.formats import load_part
+
+    value = getattr(load_part(_WHERE[name]), name)
     globals()[name] = value
     return value
 

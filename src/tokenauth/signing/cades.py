@@ -40,7 +40,7 @@ def sign(documents: Sequence[Document], job: Job, target: BinaryIO) -> None:
 def prepare(documents: Sequence[Document], job: Job) -> bytes:
     """The attributes to be signed, see :func:`tokenauth.signing.cms.signed_attributes`."""
     digest = _single(documents).hash(job.key.digest)
-    return cms.signed_attributes(job.key, digest, datetime.now(UTC))
+    return cms.signed_attributes(job.key, digest, job.options.moment or datetime.now(UTC))
 
 
 def complete(documents: Sequence[Document], job: Job, attributes: bytes, signature: bytes, target: BinaryIO) -> None:

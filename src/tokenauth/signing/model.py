@@ -223,6 +223,8 @@ class Options(Record):
         certify: what may be done to a certified PDF later: ``no-changes``, ``fill-forms`` or ``annotate``; None: the
             signature certifies nothing (ISO 32000-2 section 12.8.2.2).
         password: of an encrypted PDF. Never shown.
+        moment: when it is signed, in UTC; None: now.
+        identifier: of an XML signature; empty: a fresh one.
         headers: other parameters of the JWS header (RFC 7515 section 4): name, value.
     """
 
@@ -237,6 +239,8 @@ class Options(Record):
     visible: Visible | None = None
     certify: str | None = None
     password: str | None = None
+    moment: datetime | None = None
+    identifier: str = ""
     headers: tuple[tuple[str, Any], ...] = ()
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ their own, so the same code makes them when a document is signed and when its le
 from __future__ import annotations
 
 import contextlib
+import io
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pyhanko.pdf_utils.incremental_writer import IncrementalPdfFileWriter
@@ -26,7 +27,17 @@ if TYPE_CHECKING:
 
     from tokenauth.signing.model import Document, Job, Visible
 
-__all__ = ["PERMISSIONS", "TIME_STAMP_SIZE", "Prepared", "complete", "extend", "open_pdf", "prepare", "sign"]
+__all__ = [
+    "PERMISSIONS",
+    "TIME_STAMP_SIZE",
+    "Prepared",
+    "at_level",
+    "complete",
+    "extend",
+    "open_pdf",
+    "prepare",
+    "sign",
+]
 
 #: By the names that ``certify`` takes: what may be done to a certified document (ISO 32000-2 table 257).
 PERMISSIONS = {
@@ -65,16 +76,23 @@ def sign(documents: Sequence[Document], job: Job, target: BinaryIO) -> None:
         TokenAuthError: it is no PDF, may not be signed so, or the key does not sign.
         OSError: it can not be read.
     """
-    import io
-
     output = io.BytesIO()
     prepared = prepare(documents, job, output)
     complete(job, prepared, job.key.sign(cms.to_sign(prepared.attributes)), output)
-    if job.reaches("b-lt"):
-        from tokenauth.signing.pades_levels import raise_level
+    target.write(at_level(output, job).getbuffer())
 
-        output = raise_level(output, job, only_last=True)
-    target.write(output.getbuffer())
+
+def at_level(output: io.BytesIO, job: Job) -> io.BytesIO:
+    """A PDF whose last signature is at B-T, or at B-B, with what a higher level asks for.
+
+    Raises:
+        LevelNotReached: a time stamp or revocation data can not be had.
+    """
+    if not job.reaches("b-lt"):
+        return output
+    from tokenauth.signing.pades_levels import raise_level
+
+    return raise_level(output, job, only_last=True)
 
 
 def prepare(documents: Sequence[Document], job: Job, output: BinaryIO) -> Prepared:
@@ -159,8 +177,6 @@ def extend(document: Document, job: Job, target: BinaryIO) -> None:
         TokenAuthError: it is no PDF, or holds no signature.
         OSError: it can not be read.
     """
-    import io
-
     from tokenauth.signing.pades_levels import raise_level
 
     with telling(document.name):

@@ -11,11 +11,22 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from tokenauth.errors import MechanismUnsupported
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cryptography import x509
 
     from tokenauth.signing.model import SigningKey
 
-__all__ = ["digest_for", "key_type", "must_be_pss", "sign_message", "sign_prehashed", "signature_size"]
+__all__ = [
+    "digest_for",
+    "key_for",
+    "key_type",
+    "must_be_pss",
+    "sign_message",
+    "sign_prehashed",
+    "signature_size",
+    "verify_message",
+]
 
 _HASHES: dict[str, hashes.HashAlgorithm] = {
     "sha256": hashes.SHA256(),
@@ -66,6 +77,27 @@ def must_be_pss(certificate: x509.Certificate) -> bool:
     return certificate.public_key_algorithm_oid.dotted_string == _RSASSA_PSS
 
 
+def key_for(
+    certificate: x509.Certificate, chain: Iterable[x509.Certificate], private_key: Any, *, pss: bool | None = None
+) -> SigningKey:
+    """A key with the hash and padding that go with it.
+
+    Args:
+        certificate: the signer's.
+        chain: its issuers, nearest first.
+        private_key: one of cryptography's kind; None if it is elsewhere.
+        pss: RSASSA-PSS instead of PKCS #1 v1.5; None: only if the certificate allows nothing else.
+
+    Raises:
+        MechanismUnsupported: the key is neither RSA, EC nor Ed25519.
+    """
+    from tokenauth.signing.model import SigningKey
+
+    digest = digest_for(certificate)
+    padded = must_be_pss(certificate) if pss is None else pss and key_type(certificate) == "rsa"
+    return SigningKey(certificate, tuple(chain), private_key, digest, padded)
+
+
 def signature_size(certificate: x509.Certificate) -> int:
     """The most bytes that a raw signature has."""
     public_key: Any = certificate.public_key()
@@ -89,6 +121,17 @@ def sign_prehashed(key: SigningKey, digest: bytes) -> bytes:
     if key.type == "ed25519":
         raise MechanismUnsupported("an Ed25519 key signs messages, not their digests", hint="give the message")
     return bytes(_private(key).sign(digest, *_scheme(key, Prehashed(_HASHES[key.digest]))))
+
+
+def verify_message(key: SigningKey, data: bytes, signature: bytes) -> None:
+    """Check a raw signature of a message.
+
+    Raises:
+        cryptography.exceptions.InvalidSignature: it is not the key's, or of another message.
+    """
+    public_key: Any = key.certificate.public_key()
+    scheme = () if key.type == "ed25519" else _scheme(key, _HASHES[key.digest])
+    public_key.verify(signature, data, *scheme)
 
 
 def _private(key: SigningKey) -> Any:

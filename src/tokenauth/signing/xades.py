@@ -111,7 +111,7 @@ def _enveloped(documents: Sequence[Document], job: Job) -> Any:
     content = tree if nested else without_signatures(tree)
     digest = hashlib.new(job.key.digest, canonical(content, C14N_11)).digest()
     item = Item("", "text/xml" if document.mime == "application/octet-stream" else document.mime, digest, transforms)
-    signature = element(root, fresh_id(), [item], job.key, _now())
+    signature = element(root, _identifier(job), [item], job.key, _moment(job))
     sign_element(signature, job.key)
     xades_levels.reach(signature, job, beside(()))
     return tree
@@ -133,7 +133,7 @@ def _check_room(root: Any, name: str) -> None:
 
 
 def _enveloping(documents: Sequence[Document], job: Job) -> Any:
-    identifier = fresh_id()
+    identifier = _identifier(job)
     for document in documents:
         if document.size > _MOST_ENVELOPED:
             raise DocumentError(
@@ -151,7 +151,7 @@ def _enveloping(documents: Sequence[Document], job: Job) -> Any:
         )
         for number, (document, content) in enumerate(zip(documents, contents, strict=True))
     ]
-    signature = element(None, identifier, items, job.key, _now())
+    signature = element(None, identifier, items, job.key, _moment(job))
     for item, content in zip(items, contents, strict=True):
         add(
             signature, ds("Object"), encoded(content), Id=item.uri[1:], MimeType=item.media_type, Encoding=f"{DS}base64"
@@ -176,7 +176,7 @@ def sign_beside(parent: Any, items: Sequence[Item], job: Job, resolve: Resolver,
         resolve: gives the files again, for archive time stamps.
         identifier: its Id; empty for a fresh one.
     """
-    signature = element(parent, identifier or fresh_id(), items, job.key, _now())
+    signature = element(parent, identifier or _identifier(job), items, job.key, _moment(job))
     sign_element(signature, job.key)
     xades_levels.reach(signature, job, resolve)
     return signature
@@ -191,5 +191,9 @@ def _only(documents: Sequence[Document], how: str) -> Document:
     return documents[0]
 
 
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
+def _moment(job: Job) -> datetime.datetime:
+    return job.options.moment or datetime.datetime.now(datetime.UTC)
+
+
+def _identifier(job: Job) -> str:
+    return job.options.identifier or fresh_id()

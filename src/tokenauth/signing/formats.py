@@ -1,0 +1,122 @@
+"""The formats as a table: which module makes one, when it is the default, what its files are called."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenauth._records import Record
+from tokenauth.errors import TokenAuthError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokenauth.signing.model import Document, Options
+
+__all__ = ["FORMAT_OF", "default_format", "format_of", "load", "load_part", "output_name"]
+
+_INSTALL = "pip install 'tokenauth[sign]'"
+
+
+class FormatInfo(Record):
+    """One format.
+
+    Args:
+        module: that makes it, under ``tokenauth.signing``.
+        has_levels: it knows levels above B-B.
+        lowest: the lowest level that its usual readers accept.
+    """
+
+    module: str
+    has_levels: bool = True
+    lowest: str = "b-b"
+
+
+FORMAT_OF = {
+    "pades": FormatInfo("pades"),
+    "cades": FormatInfo("cades"),
+    "xades": FormatInfo("xades"),
+    "asice": FormatInfo("asic", lowest="b-lt"),
+    "asics": FormatInfo("asic", lowest="b-lt"),
+    "jws": FormatInfo("jws", has_levels=False),
+}
+#: How a signed file begins.
+_BEGINNINGS = (
+    (b"%PDF-", "pades"),
+    (b"PK\x03\x04", "asice"),
+    (b"<", "xades"),
+    (b"\xef\xbb\xbf<", "xades"),
+    (b"0", "cades"),
+)
+
+
+def load(format: str) -> Any:
+    """The module that makes a format.
+
+    Raises:
+        ValueError: there is no such format.
+        TokenAuthError: the extra is not installed.
+    """
+    if format not in FORMAT_OF:
+        raise ValueError(f"format is one of {', '.join(FORMAT_OF)}, not {format!r}")
+    return load_part(FORMAT_OF[format].module)
+
+
+def load_part(name: str) -> Any:
+    """A module of this package that needs the extra.
+
+    Raises:
+        TokenAuthError: it is not installed.
+    """
+    try:
+        return importlib.import_module(f"tokenauth.signing.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "tokenauth":
+            raise
+        raise TokenAuthError(
+            f"documents need the package {error.name!r}, which is not installed", hint=_INSTALL
+        ) from error
+
+
+def default_format(documents: Sequence[Document]) -> str:
+    """PAdES for a PDF, else an ASiC-E container, which holds whatever there is."""
+    if len(documents) != 1:
+        return "asice"
+    with documents[0].open() as stream:
+        is_pdf = stream.read(1024).find(b"%PDF-") >= 0  # ISO 32000-2 section 7.5.2; readers look that far
+    return "pades" if is_pdf else "asice"
+
+
+def format_of(document: Document) -> str:
+    """The format of a signed file, by how it begins.
+
+    Raises:
+        TokenAuthError: it is none of which the level can be raised.
+        OSError: it can not be read.
+    """
+    with document.open() as stream:
+        head = stream.read(1024).lstrip(b"\r\n\t ")
+    for beginning, name in _BEGINNINGS:
+        if head.startswith(beginning):
+            return name
+    raise TokenAuthError(
+        f"{document.name} is no signed file whose level can be raised",
+        hint="that can be done with PDF, CMS, XML and ASiC",
+    )
+
+
+def output_name(documents: Sequence[Document], format: str, options: Options) -> str:
+    """What the signed file is called, beside the first document."""
+    name = documents[0].name
+    stem = Path(name).stem
+    if options.append:
+        return name
+    if format == "cades":
+        return f"{name}.p7m" if options.attached else f"{name}.p7s"
+    if format == "xades" and (options.packaging == "detached" or Path(name).suffix.lower() != ".xml"):
+        return f"{name}.xades.xml"
+    return f"{stem}.{_SUFFIXES[format]}"
+
+
+_SUFFIXES = {"pades": "signed.pdf", "xades": "signed.xml", "asice": "asice", "asics": "asics", "jws": "jws"}
