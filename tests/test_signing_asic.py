@@ -24,7 +24,7 @@ from tokenauth.signing.model import LEVELS, Document, Job, Options
 from tokenauth.signing.refusals import DocumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 FILES = (
@@ -161,7 +161,7 @@ def test_what_was_changed_is_not_extended(document_keys):
     made = changed_file(signed(document_keys), "contract.txt", b"Between you.\n")
     with pytest.raises(DocumentError, match=r"what was signed has changed since \('contract.txt'\)"):
         extended(document_keys, made, "b-t")
-    with pytest.raises(DocumentError, match="does not hold the file 'contract.txt'"):
+    with pytest.raises(DocumentError, match=r"does not hold the file 'contract\.txt'"):
         extended(document_keys, changed_file(signed(document_keys), "contract.txt", None), "b-t")
 
 
@@ -253,10 +253,10 @@ MIMETYPE = entry("mimetype", ASIC_E.encode())
 
 def container_of(*entries: tuple[zipfile.ZipInfo, bytes]) -> bytes:
     made = io.BytesIO()
-    with pytest.warns(UserWarning) if has_doubles(entries) else contextlib.nullcontext():
-        with zipfile.ZipFile(made, "w") as container:
-            for info, data in entries:
-                container.writestr(info, data)
+    doubles = pytest.warns(UserWarning, match="Duplicate") if has_doubles(entries) else contextlib.nullcontext()
+    with doubles, zipfile.ZipFile(made, "w") as container:
+        for info, data in entries:
+            container.writestr(info, data)
     return made.getvalue()
 
 
@@ -281,78 +281,74 @@ def patched(content: bytes, at: int, form: str, value: int, *, central: int | No
 GOOD = container_of(MIMETYPE, entry("a.txt"))
 NO_UTF8 = container_of(MIMETYPE, entry("\u00fcber.txt"))
 DEFLATED = zipfile.ZIP_DEFLATED
-HOSTILE: dict[str, tuple[bytes, str]] = {
-    "no zip": (b"%PDF-1.7", "is no ZIP file"),
-    "nothing": (b"", "is no ZIP file"),
-    "an empty zip": (container_of(), "does not begin with the file 'mimetype'"),
-    "no mimetype": (container_of(entry("a.txt")), "does not begin with the file 'mimetype'"),
-    "a late mimetype": (container_of(entry("a.txt"), MIMETYPE), "does not begin with the file 'mimetype'"),
+#: What is wrong: how to make it (some are large), and what is said about it.
+HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "no zip": (lambda: b"%PDF-1.7", "is no ZIP file"),
+    "nothing": (lambda: b"", "is no ZIP file"),
+    "an empty zip": (lambda: container_of(), "does not begin with the file 'mimetype'"),
+    "no mimetype": (lambda: container_of(entry("a.txt")), "does not begin with the file 'mimetype'"),
+    "a late mimetype": (lambda: container_of(entry("a.txt"), MIMETYPE), "does not begin with the file 'mimetype'"),
     "a compressed mimetype": (
-        container_of(entry("mimetype", ASIC_E.encode(), compress_type=DEFLATED)),
+        lambda: container_of(entry("mimetype", ASIC_E.encode(), compress_type=DEFLATED)),
         "'mimetype' compressed",
     ),
-    "another type": (container_of(entry("mimetype", b"application/epub+zip")), "is no ASiC container"),
-    "a long type": (container_of(entry("mimetype", bytes(2 << 20))), "'mimetype' of 2097152 bytes"),
-    "a parent": (container_of(MIMETYPE, entry("../a")), "name is not accepted: '../a'"),
-    "a parent within": (container_of(MIMETYPE, entry("a/../../b")), "name is not accepted"),
-    "an absolute name": (container_of(MIMETYPE, entry("/etc/passwd")), "name is not accepted"),
-    "a drive": (container_of(MIMETYPE, entry("C:/a")), "name is not accepted"),
-    "a backslash": (container_of(MIMETYPE, entry("..\\a")), "name is not accepted"),
-    "a control character": (container_of(MIMETYPE, entry("a\x1bb")), "name is not accepted"),
-    "nothing between": (container_of(MIMETYPE, entry("a//b")), "name is not accepted"),
-    "a long name": (container_of(MIMETYPE, entry("a" * 2000)), "name is not accepted"),
-    "a double": (container_of(MIMETYPE, entry("a"), entry("a", b"y")), "two files with the name 'a'"),
-    "a double mimetype": (container_of(MIMETYPE, entry("a"), MIMETYPE), "two files with the name 'mimetype'"),
-    "a double by case": (container_of(MIMETYPE, entry("a"), entry("A")), "the same on some systems"),
+    "another type": (lambda: container_of(entry("mimetype", b"application/epub+zip")), "is no ASiC container"),
+    "a long type": (lambda: container_of(entry("mimetype", bytes(2 << 20))), "'mimetype' of 2097152 bytes"),
+    "a parent": (lambda: container_of(MIMETYPE, entry("../a")), "name is not accepted: '../a'"),
+    "a parent within": (lambda: container_of(MIMETYPE, entry("a/../../b")), "name is not accepted"),
+    "an absolute name": (lambda: container_of(MIMETYPE, entry("/etc/passwd")), "name is not accepted"),
+    "a drive": (lambda: container_of(MIMETYPE, entry("C:/a")), "name is not accepted"),
+    "a backslash": (lambda: container_of(MIMETYPE, entry("..\\a")), "name is not accepted"),
+    "a control character": (lambda: container_of(MIMETYPE, entry("a\x1bb")), "name is not accepted"),
+    "nothing between": (lambda: container_of(MIMETYPE, entry("a//b")), "name is not accepted"),
+    "a long name": (lambda: container_of(MIMETYPE, entry("a" * 2000)), "name is not accepted"),
+    "a double": (lambda: container_of(MIMETYPE, entry("a"), entry("a", b"y")), "two files with the name 'a'"),
+    "a double mimetype": (lambda: container_of(MIMETYPE, entry("a"), MIMETYPE), "two files with the name 'mimetype'"),
+    "a double by case": (lambda: container_of(MIMETYPE, entry("a"), entry("A")), "the same on some systems"),
     "a double by composition": (
-        container_of(MIMETYPE, entry("\u00e9"), entry(unicodedata.normalize("NFD", "\u00e9"))),
+        lambda: container_of(MIMETYPE, entry("\u00e9"), entry(unicodedata.normalize("NFD", "\u00e9"))),
         "the same on some systems",
     ),
-    "a file as a directory": (container_of(MIMETYPE, entry("a"), entry("A/b")), "a directory as well"),
-    "META-INF in another way": (container_of(MIMETYPE, entry("meta-inf/signatures0.xml")), "in another way"),
-    "META-INF as a file": (container_of(MIMETYPE, entry("META-INF")), "in another way"),
+    "a file as a directory": (lambda: container_of(MIMETYPE, entry("a"), entry("A/b")), "a directory as well"),
+    "META-INF in another way": (lambda: container_of(MIMETYPE, entry("meta-inf/signatures0.xml")), "in another way"),
+    "META-INF as a file": (lambda: container_of(MIMETYPE, entry("META-INF")), "in another way"),
     "a symbolic link": (
-        container_of(MIMETYPE, entry("a", b"/etc/passwd", external_attr=(stat.S_IFLNK | 0o777) << 16)),
+        lambda: container_of(MIMETYPE, entry("a", b"/etc/passwd", external_attr=(stat.S_IFLNK | 0o777) << 16)),
         "is no ordinary file",
     ),
-    "a directory with contents": (container_of(MIMETYPE, entry("a/", b"x")), "with contents"),
-    "encrypted": (patched(GOOD, 6, "<H", 1, central=8), "encrypted file 'a.txt'"),
+    "a directory with contents": (lambda: container_of(MIMETYPE, entry("a/", b"x")), "with contents"),
+    "encrypted": (lambda: patched(GOOD, 6, "<H", 1, central=8), "encrypted file 'a.txt'"),
     "in another compression": (
-        container_of(MIMETYPE, entry("a", compress_type=zipfile.ZIP_LZMA)),
+        lambda: container_of(MIMETYPE, entry("a", compress_type=zipfile.ZIP_LZMA)),
         "compressed in a way",
     ),
-    "two sizes": (patched(GOOD, 22, "<I", 1000, central=24), "with two different sizes"),
+    "two sizes": (lambda: patched(GOOD, 22, "<I", 1000, central=24), "with two different sizes"),
     "a bomb": (
-        container_of(MIMETYPE, entry("a", bytes(80 << 20), compress_type=DEFLATED)),
+        lambda: container_of(MIMETYPE, entry("a", bytes(80 << 20), compress_type=DEFLATED)),
         "as only a ZIP bomb does",
     ),
     "many bombs": (
-        container_of(MIMETYPE, *(entry(str(i), bytes(1 << 20), compress_type=DEFLATED) for i in range(80))),
+        lambda: container_of(MIMETYPE, *(entry(str(i), bytes(1 << 20), compress_type=DEFLATED) for i in range(80))),
         "as only a ZIP bomb does",
     ),
-    "overlapping": (patched(GOOD, 0, "<I", 0x04034B50, central=42)[: len(GOOD)], ""),
-    "something in front": (b"#!/bin/sh\n" + GOOD, "something in front"),
-    "many files": (container_of(MIMETYPE, *(entry(str(i), b"") for i in range(10_001))), "at most 10000"),
-    "a damaged file": (GOOD.replace(b"a.txtx", b"a.txty", 1), ""),
-    "another name inside": (GOOD.replace(b"a.txt", b"b.txt", 1), ""),
-    "a shortened file": (GOOD[:60], "is no ZIP file"),
+    "something in front": (lambda: b"#!/bin/sh\n" + GOOD, "something in front"),
+    "many files": (lambda: container_of(MIMETYPE, *(entry(str(i), b"") for i in range(10_001))), "at most 10000"),
+    "a shortened file": (lambda: GOOD[:60], "is no ZIP file"),
 }
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [value for value in HOSTILE.values() if value[1]],
-    ids=[name for name, value in HOSTILE.items() if value[1]],
-)
-def test_hostile_containers_are_refused(content, reason):
-    with pytest.raises(DocumentError, match=reason) as caught, opened(content):
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_containers_are_refused(what):
+    make, reason = HOSTILE[what]
+    with pytest.raises(DocumentError, match=reason) as caught, opened(make()):
         pass
     assert "x.asice" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["a damaged file", "another name inside"])
-def test_a_damaged_file_is_noticed_when_it_is_read(name, tmp_path):
-    container = opened(HOSTILE[name][0])
+@pytest.mark.parametrize(("was", "becomes"), [(b"a.txtx", b"a.txty"), (b"a.txt", b"b.txt")])
+def test_a_damaged_file_is_noticed_when_it_is_read(tmp_path, was, becomes):
+    """Its contents do not fit its checksum, or it has another name in front of them than in the directory."""
+    container = opened(GOOD.replace(was, becomes, 1))
     with pytest.raises(DocumentError, match="holds a damaged file"):
         list(container.pieces("a.txt"))
     with pytest.raises(DocumentError, match="holds a damaged file"):
@@ -476,7 +472,7 @@ def test_any_reference_names_a_file_below_or_none(uri):
         "",
         "%FF",
         "a%00b",
-        "[",
+        "//[",
         "a%5Cb",
     ],
 )
