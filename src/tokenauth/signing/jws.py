@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["algorithm_for", "sign"]
 
-#: ``alg`` (RFC 7518 section 3.1) of EC keys, by cryptography's name of the curve, which each of them fixes.
-_CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+#: ``alg`` (RFC 7518 section 3.1) of EC keys by cryptography's name of the curve, and the digest that it stands for.
+_CURVES = {"secp256r1": ("ES256", "sha256"), "secp384r1": ("ES384", "sha384"), "secp521r1": ("ES512", "sha512")}
 _RSA = {"sha256": "256", "sha384": "384", "sha512": "512"}
 #: Parameters that say what is signed and by whom: they are ours to set.
 _OURS = frozenset({"alg", "x5c", "x5t#S256", "b64", "crit"})
@@ -43,7 +43,7 @@ def algorithm_for(key: SigningKey) -> str:
     name = curve.curve.name
     if name not in _CURVES:
         raise MechanismUnsupported(f"JWS has no algorithm for keys on the curve {name}", hint="choose another key")
-    return _CURVES[name]
+    return _CURVES[name][0]
 
 
 def sign(documents: Sequence[Document], job: Job, target: BinaryIO) -> None:
@@ -95,11 +95,11 @@ class _ThroughKey(Algorithm):
         return key
 
     def sign(self, msg: bytes, key: SigningKey) -> bytes:
-        signature = key.sign(msg)
         if key.type != "ec":
-            return signature
+            return key.sign(msg)
         public_key: Any = key.certificate.public_key()
-        return der_to_raw_signature(signature, public_key.curve)
+        _, digest = _CURVES[public_key.curve.name]
+        return der_to_raw_signature(key._replace(digest=digest).sign(msg), public_key.curve)
 
     def verify(self, msg: bytes, key: Any, sig: bytes) -> bool:
         raise NotImplementedError
