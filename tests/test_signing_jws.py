@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from jwcrypto import jwk
+from jwcrypto import jwk  # type: ignore[import-untyped]
 from jwcrypto import jws as jwcrypto_jws
 
 from tests.support.documents import DocumentKeys

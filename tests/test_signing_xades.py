@@ -113,14 +113,15 @@ def test_several_files(document_keys, tmp_path, packaging):
 
 @pytest.mark.parametrize("kind", ["rsa2048", "rsa3072"])
 def test_pss_is_verified_by_signxml(document_keys, kind):
-    import signxml
+    from signxml.algorithms import SignatureMethod
+    from signxml.verifier import SignatureConfiguration, XMLVerifier
 
-    # It knows no XPath, so the signature is around the file. base64 is what it leaves out of its default methods.
+    # It knows no XPath, so the file is beside the signature.
     made = signed(document_keys, kind, document(), packaging="detached", pss=True)
-    configuration = signxml.SignatureConfiguration(
-        require_x509=True, expect_references=2, signature_methods=frozenset({signxml.SignatureMethod.SHA256_RSA_MGF1})
+    configuration = SignatureConfiguration(
+        require_x509=True, expect_references=2, signature_methods=frozenset({SignatureMethod.SHA256_RSA_MGF1})
     )
-    results = signxml.XMLVerifier().verify(
+    results: Any = XMLVerifier().verify(
         made,
         x509_cert=document_keys.keys[kind].certificate,
         expect_config=configuration,
