@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import datetime
 import io
 import re
 from pathlib import Path
@@ -463,3 +464,26 @@ def test_the_encoding_stays(document_keys):
     assert made.startswith(b"<?xml version='1.0' encoding='ISO-8859-1'?>\n<?style sheet?><!-- before -->")
     assert b" \xe4\xf6 " in made
     assert made.endswith(b"<!-- after -->")
+
+
+# --- in two steps ---
+
+
+@pytest.mark.parametrize("packaging", ["enveloped", "enveloping", "detached"])
+def test_a_moment_and_an_identifier_give_the_same_signature_again(document_keys, packaging):
+    """So that one place can prepare what another signs. RSA, because ECDSA signatures are never the same."""
+    moment = datetime.datetime(2026, 5, 4, 3, 2, 1, tzinfo=datetime.UTC)
+    once, again = (
+        signed(document_keys, "rsa2048", packaging=packaging, moment=moment, identifier="one") for _ in range(2)
+    )
+    assert once == again
+    assert b"<xades:SigningTime>2026-05-04T03:02:01Z<" in once
+
+
+def test_an_identifier_that_is_taken_is_not_used_again(document_keys, tmp_path):
+    content = PLAIN
+    for _ in range(3):
+        content = signed(document_keys, "p256", document(content), identifier="one")
+    assert [one.get("Id") for one in signatures(content)] == ["one", "one-1", "one-2"]
+    file = written(tmp_path, content)
+    assert [xmlsec1(file, document_keys.root_pem, number=number) for number in (1, 2, 3)] == ["", "", ""]

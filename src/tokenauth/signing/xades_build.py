@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
+import itertools
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-    from tokenauth.signing.model import SigningKey
+    from tokenauth.signing.model import Job, SigningKey
 
-__all__ = ["Item", "element", "encoded", "fresh_id", "sign_element"]
+__all__ = ["Item", "element", "encoded", "identifier_for", "sign_element"]
 
 SIGNED_PROPERTIES = "http://uri.etsi.org/01903#SignedProperties"
 
@@ -43,9 +44,19 @@ class Item(Record):
     type: str = ""
 
 
-def fresh_id() -> str:
-    """An Id for a signature; those of its parts begin with it. Several signatures may come into one document."""
-    return f"S-{secrets.token_hex(8)}"
+def identifier_for(job: Job, parent: Any = None) -> str:
+    """The Id of a signature that is to be made; those of its parts begin with it.
+
+    Args:
+        job: may name one.
+        parent: the element to which the signature will be added; nothing in its document has the Id already.
+    """
+    wanted = job.options.identifier or f"S-{secrets.token_hex(8)}"
+    if parent is None:
+        return wanted
+    taken = {one.get("Id") for one in parent.getroottree().getroot().iter("*")}
+    candidates = (f"{wanted}-{number}" if number else wanted for number in itertools.count())
+    return next(one for one in candidates if one not in taken)
 
 
 def encoded(data: bytes) -> str:
@@ -53,21 +64,21 @@ def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def element(parent: Any, identifier: str, items: Sequence[Item], key: SigningKey, now: datetime.datetime) -> Any:
+def element(parent: Any, identifier: str, items: Sequence[Item], job: Job) -> Any:
     """Add a signature that has everything but its digest of the signed properties, and its value.
 
     Args:
         parent: the element to add it to; None makes it a document of its own.
         identifier: its Id.
         items: what is signed.
-        key: who signs.
-        now: the time to claim, with a zone.
+        job: who signs, and at which moment.
 
     Raises:
         MechanismUnsupported: XML signatures are not made with such keys.
     """
     from lxml import etree
 
+    key, now = job.key, job.options.moment or datetime.datetime.now(datetime.UTC)
     namespaces = {"ds": DS, "xades": XADES}
     if parent is None:
         signature = etree.Element(ds("Signature"), nsmap=namespaces)
