@@ -54,7 +54,7 @@ _UNSIGNED = {
     "1.2.840.113549.1.9.16.2.22",  # revocation references
     "1.2.840.113549.1.9.16.2.25",  # CAdES-C time stamp
     "1.2.840.113549.1.9.16.2.26",  # time stamp over the references
-    "0.4.0.1733.2.5",  # ATSHashIndex-v3
+    "0.4.0.19122.1.5",  # ATSHashIndex-v3
 }
 _MOST_SIGNERS = 50
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["archive_stamps", "evidence_beside", "hashed", "signature_stamps"]
 
-_HASH_INDEX_V3 = "0.4.0.1733.2.5"
+_HASH_INDEX_V3 = "0.4.0.19122.1.5"
 _ADOBE_REVOCATION = "1.2.840.113583.1.1.8"
 
 

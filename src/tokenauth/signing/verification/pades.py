@@ -167,7 +167,7 @@ def _coverage(embedded: Any, reader: Any, stream: BinaryIO) -> tuple[str, ...]:
         raise Broken(f"the PDF was changed after it was signed, in a way that is not permitted: {_plain(changes)}")
     if not embedded.summarise_integrity_info()["docmdp_ok"]:
         raise Broken("the PDF was changed after it was signed, in a way that the signature does not permit")
-    covered = sum(int(number) for number in embedded.byte_range[2:])
+    covered = sum([int(number) for number in embedded.byte_range][2:])
     total = int(reader.xrefs.total_revisions)
     kind = _CHANGES.get(changes.modification_level.name, "annotations were added")
     if changes.modification_level.name == "NONE":

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tokenauth._records import Record
-from tokenauth.signing.verification.verdicts import Broken
+from tokenauth.signing.verification.verdicts import Broken, Doubtful
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["check_contents", "check_layout"]
 
@@ -26,6 +26,9 @@ _LONGEST_END = 65535 + _END.size
 _LARGE = 0xFFFFFFFF
 #: None, directory, archive (section 4.4.15).
 _DOS_ATTRIBUTES = (0x0, 0x10, 0x20)
+#: Versions of the format that programs write (section 4.4.3), and systems (4.4.2): MS-DOS, Unix, NTFS, VFAT, macOS.
+_VERSIONS = frozenset({0, 10, 20, 23, 25, 30, 31, 40, 45, 46, 51, 52, 61, 62, 63})
+_SYSTEMS = frozenset({0, 3, 10, 14, 19})
 _STEP = 1 << 20
 
 
@@ -42,8 +45,6 @@ class _Entry(Record):
     size: int
     name: bytes
     offset: int
-    internal: int
-    external: int
 
 
 def check_contents(stream: BinaryIO) -> None:
@@ -139,35 +140,33 @@ def _listed(directory: bytes, total: int) -> Iterator[_Entry]:
     for _ in range(total):
         if at + _CENTRAL.size > len(directory):
             raise _differs("its directory ends too early")
-        (
-            mark,
-            _,
-            needed,
-            flags,
-            method,
-            time,
-            date,
-            crc,
-            packed,
-            size,
-            name,
-            extra,
-            comment,
-            disk,
-            internal,
-            external,
-            offset,
-        ) = _CENTRAL.unpack_from(directory, at)
+        mark, made, *fields, name, extra, comment, disk, internal, external, offset = _CENTRAL.unpack_from(
+            directory, at
+        )
         at += _CENTRAL.size
         if mark != b"PK\x01\x02" or disk:
             raise _differs("its directory is wrong")
-        if internal > 1 or external & 0xFFFF not in _DOS_ATTRIBUTES:
-            raise _differs("a file has attributes that no file has")
-        own = directory[at : at + name]
-        yield _Entry(needed, flags, method, time, date, crc, packed, size, own, offset, internal, external)
+        _check_attributes(made, internal, external)
+        yield _Entry(*fields, directory[at : at + name], offset)
         at += name + extra + comment
     if at != len(directory):
         raise _differs("its directory has another length")
+
+
+def _split(directory: bytes, at: int) -> tuple[Sequence[Any], Sequence[Any]]:
+    values = _CENTRAL.unpack_from(directory, at)
+    return values[:10], values[10:]
+
+
+def _check_attributes(made: int, internal: int, external: int) -> None:
+    """What a directory says of a file beyond its content, and nothing protects: only what honest programs write there.
+
+    Nobody may read, write or run a file whose group may not, nor a group whose file's owner may not.
+    """
+    owner, group, others = (external >> shift & 7 for shift in (22, 19, 16))
+    likely = (made & 0xFF) in _VERSIONS and (made >> 8) in _SYSTEMS
+    if internal > 1 or external & 0xFFFF not in _DOS_ATTRIBUTES or not likely or others & ~group or group & ~owner:
+        raise Doubtful("the container's directory describes a file in a way that no known program does")
 
 
 def _end_of(stream: BinaryIO, entry: _Entry) -> int:
