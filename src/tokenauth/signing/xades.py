@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -10,7 +9,7 @@ from tokenauth.signing import xades_levels
 from tokenauth.signing.asic_names import uri_of
 from tokenauth.signing.refusals import DocumentError
 from tokenauth.signing.xades_algorithms import algorithm_for
-from tokenauth.signing.xades_build import Item, element, encoded, fresh_id, sign_element
+from tokenauth.signing.xades_build import Item, element, encoded, identifier_for, sign_element
 from tokenauth.signing.xades_references import (
     BASE64,
     ENVELOPED,
@@ -111,7 +110,7 @@ def _enveloped(documents: Sequence[Document], job: Job) -> Any:
     content = tree if nested else without_signatures(tree)
     digest = hashlib.new(job.key.digest, canonical(content, C14N_11)).digest()
     item = Item("", "text/xml" if document.mime == "application/octet-stream" else document.mime, digest, transforms)
-    signature = element(root, _identifier(job), [item], job.key, _moment(job))
+    signature = element(root, identifier_for(job, root), [item], job)
     sign_element(signature, job.key)
     xades_levels.reach(signature, job, beside(()))
     return tree
@@ -133,7 +132,7 @@ def _check_room(root: Any, name: str) -> None:
 
 
 def _enveloping(documents: Sequence[Document], job: Job) -> Any:
-    identifier = _identifier(job)
+    identifier = identifier_for(job)
     for document in documents:
         if document.size > _MOST_ENVELOPED:
             raise DocumentError(
@@ -151,7 +150,7 @@ def _enveloping(documents: Sequence[Document], job: Job) -> Any:
         )
         for number, (document, content) in enumerate(zip(documents, contents, strict=True))
     ]
-    signature = element(None, identifier, items, job.key, _moment(job))
+    signature = element(None, identifier, items, job)
     for item, content in zip(items, contents, strict=True):
         add(
             signature, ds("Object"), encoded(content), Id=item.uri[1:], MimeType=item.media_type, Encoding=f"{DS}base64"
@@ -166,7 +165,7 @@ def _detached(documents: Sequence[Document], job: Job) -> Any:
     return sign_beside(None, items, job, beside(documents)).getroottree()
 
 
-def sign_beside(parent: Any, items: Sequence[Item], job: Job, resolve: Resolver, identifier: str = "") -> Any:
+def sign_beside(parent: Any, items: Sequence[Item], job: Job, resolve: Resolver) -> Any:
     """Make a signature of files that are not in its document.
 
     Args:
@@ -174,9 +173,8 @@ def sign_beside(parent: Any, items: Sequence[Item], job: Job, resolve: Resolver,
         items: the files.
         job: who signs, and how.
         resolve: gives the files again, for archive time stamps.
-        identifier: its Id; empty for a fresh one.
     """
-    signature = element(parent, identifier or _identifier(job), items, job.key, _moment(job))
+    signature = element(parent, identifier_for(job, parent), items, job)
     sign_element(signature, job.key)
     xades_levels.reach(signature, job, resolve)
     return signature
@@ -189,11 +187,3 @@ def _only(documents: Sequence[Document], how: str) -> Document:
             hint="sign them as a container (--format asice), or detached",
         )
     return documents[0]
-
-
-def _moment(job: Job) -> datetime.datetime:
-    return job.options.moment or datetime.datetime.now(datetime.UTC)
-
-
-def _identifier(job: Job) -> str:
-    return job.options.identifier or fresh_id()
