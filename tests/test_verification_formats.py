@@ -108,7 +108,7 @@ def test_a_file_without_a_signature(tmp_path):
     with pytest.raises(DocumentError, match=r"verified with the file .*x\.p7s"):
         verify(tmp_path / "x", trust=pki().trust)
     with pytest.raises(ValueError, match="zone"):
-        verify(b"%PDF-", at=datetime.datetime(2026, 1, 1))  # noqa: DTZ001
+        verify(b"%PDF-", at=datetime.datetime(2026, 1, 1))
 
 
 def test_the_exit_code_is_the_worst():
@@ -210,9 +210,7 @@ def test_xmlsec1(kind, method, form, tmp_path):
 
 def test_sha1_in_xml_is_not_valid(tmp_path):
     sha1 = "http://www.w3.org/2000/09/xmldsig#sha1"
-    signed = xmlsec_signed(
-        tmp_path, "rsa2048", TEMPLATE.format(form=FORMS[0], method="rsa-sha256", digest=sha1)
-    )
+    signed = xmlsec_signed(tmp_path, "rsa2048", TEMPLATE.format(form=FORMS[0], method="rsa-sha256", digest=sha1))
     report = only(verify(signed, trust=pki().trust))
     assert report.status == "indeterminate"
     assert "SHA1" in report.reason

@@ -25,7 +25,19 @@ if TYPE_CHECKING:
 
     from tokenauth.signing.model import FileReport, Means
 
-__all__ = ["FORMATS", "Case", "Pki", "certified", "key_pem", "made", "pdf", "pki", "trusting", "verified", "with_changes"]
+__all__ = [
+    "FORMATS",
+    "Case",
+    "Pki",
+    "certified",
+    "key_pem",
+    "made",
+    "pdf",
+    "pki",
+    "trusting",
+    "verified",
+    "with_changes",
+]
 
 _MAKERS: dict[str, Any] = {
     "rsa2048": lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048),
@@ -147,9 +159,7 @@ def made(name: str, key: SigningKey, level: str = "b-b", means: Means | None = N
     return written.getvalue()
 
 
-def verified(
-    name: str, data: bytes, trust: Trust | None = None, at: datetime.datetime | None = None
-) -> FileReport:
+def verified(name: str, data: bytes, trust: Trust | None = None, at: datetime.datetime | None = None) -> FileReport:
     """The report on a file of one of :data:`FORMATS`, with what it is for beside it."""
     return verify(data, trust=trust or pki().trust, at=at, beside=[FORMATS[name].document])
 

@@ -6,6 +6,7 @@ damage, and a damaged file is not called valid even if the signature can do with
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from tokenauth._records import Record
@@ -13,6 +14,8 @@ from tokenauth.signing.verification.trust import parsed
 from tokenauth.signing.verification.verdicts import Broken, Doubtful, Finding, reading
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from cryptography import x509
 
     from tokenauth.signing.verification.trust import Trust
@@ -97,13 +100,20 @@ def check_undamaged(evidence: Evidence, signer: bytes, trust: Trust) -> None:
     if max(map(len, evidence)) > _MOST:
         raise Doubtful(f"the file brings along more than {_MOST} certificates, revocation lists or OCSP responses")
     pool = [load_certificate(der) for der in dict.fromkeys((signer, *evidence.certificates, *_responders(evidence)))]
-    known = [load_certificate(der) for der in _anchors_and_others(trust)]
+    known = list(_readable(_anchors_and_others(trust)))
     for certificate in pool:
         _check_certificate(certificate, pool + known)
     for der in evidence.crls:
         _check_crl(der, pool + known)
     for der in evidence.ocsps:
         _check_ocsp(der, pool + known)
+
+
+def _readable(certificates: Iterable[bytes]) -> Iterator[x509.Certificate]:
+    """Old roots that break today's rules (a serial number of 0) are no reason against anything."""
+    for der in certificates:
+        with contextlib.suppress(Finding):
+            yield load_certificate(der)
 
 
 def _anchors_and_others(trust: Trust) -> dict[bytes, None]:

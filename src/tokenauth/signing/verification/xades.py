@@ -12,6 +12,7 @@ from tokenauth.signing.verification import algorithms, xades_levels
 from tokenauth.signing.verification.assessment import Signature, failed, signer_name
 from tokenauth.signing.verification.evidence import load_certificate
 from tokenauth.signing.verification.verdicts import Broken, Doubtful, Finding, reading
+from tokenauth.signing.verification.xml_references import canonical, octets, prefixes_of
 from tokenauth.signing.verification.xml_structure import (
     check_structure,
     qualifying_properties,
@@ -19,7 +20,7 @@ from tokenauth.signing.verification.xml_structure import (
     the_one,
 )
 from tokenauth.signing.xades_algorithms import digest_name
-from tokenauth.signing.xades_xml import CANONICALISATIONS, canonical, ds, local_name, parse, xades
+from tokenauth.signing.xades_xml import ds, local_name, parse, xades
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,17 +203,10 @@ def _hash(name: str, data: bytes) -> bytes:
 def _check_value(signature: Any, certificate: bytes) -> None:
     info = the_one(signature, ds("SignedInfo"))
     form = the_one(info, ds("CanonicalizationMethod"))
-    if form.get("Algorithm") not in CANONICALISATIONS:
-        raise Broken(f"the canonicalisation {form.get('Algorithm')!r} is not accepted")
-    message = canonical(info, form.get("Algorithm"), _prefixes(form))
+    message = canonical(info, form.get("Algorithm", ""), prefixes_of(form))
     method = algorithms.from_xml(the_one(info, ds("SignatureMethod")).get("Algorithm", ""))
     value = strictly_decoded(the_one(signature, ds("SignatureValue")).text)
     algorithms.check_signature(load_certificate(certificate).public_key(), method, value, message)
-
-
-def _prefixes(form: Any) -> str:
-    listed = form.find("{http://www.w3.org/2001/10/xml-exc-c14n#}InclusiveNamespaces")
-    return "" if listed is None else str(listed.get("PrefixList", ""))
 
 
 def _check_references(signature: Any, properties: Any, resolve: Resolver, problems: list[Finding]) -> Covered:
@@ -228,7 +222,7 @@ def _check_references(signature: Any, properties: Any, resolve: Resolver, proble
     for reference in found:
         name = _digest_name(reference.find(ds("DigestMethod")))
         digest = algorithms.digester(name)
-        for piece in references.octets(reference, resolve):
+        for piece in octets(reference, resolve):
             digest.update(piece)
         if not hmac.compare_digest(digest.digest(), references.decoded(reference.findtext(ds("DigestValue")))):
             raise Broken(f"{_what(reference)} was changed after it was signed: its digest is another")
