@@ -13,12 +13,11 @@ from tokenauth.signing.xades_build import Item, element, encoded, identifier_for
 from tokenauth.signing.xades_references import (
     BASE64,
     ENVELOPED,
-    XPATH,
     Resolver,
     excludes_all_signatures,
     without_signatures,
 )
-from tokenauth.signing.xades_xml import C14N_11, DS, add, canonical, ds, parse, serialised
+from tokenauth.signing.xades_xml import C14N_11, DS, XPATH2, add, canonical, ds, parse, serialised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -106,7 +105,7 @@ def _enveloped(documents: Sequence[Document], job: Job) -> Any:
     root = tree.getroot()
     _check_room(root, document.name)
     nested = any(one.getparent() is not root for one in root.iter(ds("Signature")))
-    transforms = (ENVELOPED, C14N_11) if nested else (ENVELOPED, XPATH, C14N_11)
+    transforms = (ENVELOPED, C14N_11) if nested else (ENVELOPED, XPATH2, C14N_11)
     content = tree if nested else without_signatures(tree)
     digest = hashlib.new(job.key.digest, canonical(content, C14N_11)).digest()
     item = Item("", "text/xml" if document.mime == "application/octet-stream" else document.mime, digest, transforms)

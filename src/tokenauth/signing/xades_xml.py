@@ -26,6 +26,7 @@ __all__ = [
     "MANIFEST",
     "XADES",
     "XADES141",
+    "XPATH2",
     "add",
     "canonical",
     "ds",
@@ -40,8 +41,10 @@ DS = "http://www.w3.org/2000/09/xmldsig#"
 XADES = "http://uri.etsi.org/01903/v1.3.2#"
 XADES141 = "http://uri.etsi.org/01903/v1.4.1#"
 ASIC = "http://uri.etsi.org/02918/v1.2.1#"
+XPATH2 = "http://www.w3.org/2002/06/xmldsig-filter2"  # RFC 3653
 MANIFEST = "urn:oasis:names:tc:opendocument:xmlns:manifest:1.0"
-_PREFIXES = {DS: "ds", XADES: "xades", XADES141: "xades141", ASIC: "asic", MANIFEST: "manifest"}
+#: Expressions of XPath rely on "ds".
+_PREFIXES = {DS: "ds", XADES: "xades", XADES141: "xades141", ASIC: "asic", MANIFEST: "manifest", XPATH2: "dsig-xpath"}
 _XML = "http://www.w3.org/XML/1998/namespace"
 
 C14N = "http://www.w3.org/TR/2001/REC-xml-c14n-20010315"
