@@ -13,6 +13,7 @@ import pytest
 from tests.support import counting
 from tests.support.documents import document_keys
 from tests.support.piv.fixtures import choose_pcscd, fresh_piv, make_stack, piv, piv_stack, yubikey, yubikey_stack
+from tests.support.signers import signers
 from tokenauth.errors import ModuleError
 from tokenauth.pkcs11.modules import load_module
 from tokenauth.provisioning.keys import KEY_TYPES
@@ -22,7 +23,16 @@ from tokenauth.testing import Authority, MTLSServer, SoftToken
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["document_keys", "fresh_piv", "make_stack", "piv", "piv_stack", "yubikey", "yubikey_stack"]  # fixtures
+__all__ = [
+    "document_keys",
+    "fresh_piv",
+    "make_stack",
+    "piv",
+    "piv_stack",
+    "signers",
+    "yubikey",
+    "yubikey_stack",
+]  # fixtures
 
 #: The keys that everything must work with.
 KEYS = tuple(kind for kind in KEY_TYPES if kind != "rsa4096")

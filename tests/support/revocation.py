@@ -5,8 +5,10 @@ The answers are made by ``openssl ocsp`` and ``openssl ts``.
 
 from __future__ import annotations
 
+import base64
 import datetime
 import threading
+import urllib.parse
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -120,9 +122,11 @@ class Services:
         """Media type and body."""
         if path == "/tsa":
             return "application/timestamp-reply", self._time_stamp(body)
-        _, name, kind = path.split("/")
+        _, name, kind, *asked = path.split("/", 3)
         if kind == "crl":
             return "application/pkix-crl", self.authorities[name].crl()
+        if asked:  # RFC 6960 appendix A.1: the request in the URL
+            body = base64.b64decode(urllib.parse.unquote(asked[0]))
         return "application/ocsp-response", self._ocsp(self.authorities[name], body)
 
     def _time_stamp(self, query: bytes) -> bytes:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tokenauth.signing.model import Document, Job
 
-__all__ = ["complete", "extend", "prepare", "raised", "sign"]
+__all__ = ["complete", "extend", "prepare", "raised", "sign", "with_attribute"]
 
 _ATS_HASH_INDEX_V3 = "0.4.0.19122.1.5"
 _CHUNK = 1 << 20
@@ -198,12 +198,12 @@ def _archive_time_stamp(made: cms.SignedData, job: Job) -> bytes:
         cms.digest_algorithm(digest),
         *(der.sequence(*(der.octets(hashed(entry)) for entry in column)) for column in columns),
     )
-    [document] = [one["values"][0].native for one in parsed["signed_attrs"] if one["type"].native == "message_digest"]
+    document = cms.message_digest(signer.signed)
     token = levels.timestamp(hashed(made.content_type + document + signer.covered + index), digest, job.means)
-    return _with_index(token, cms.attribute(_ATS_HASH_INDEX_V3, index))
+    return with_attribute(token, cms.attribute(_ATS_HASH_INDEX_V3, index))
 
 
-def _with_index(token: bytes, attribute: bytes) -> bytes:
+def with_attribute(token: bytes, attribute: bytes) -> bytes:
     """A time-stamp token with one more unsigned attribute; its content stays what it is."""
     parsed, pieces = cms.read(token)
     content: bytes = parsed["encap_content_info"]["content"].contents

@@ -31,6 +31,8 @@ __all__ = [
     "SignedData",
     "SignerInfo",
     "attribute",
+    "digest_algorithm",
+    "message_digest",
     "read",
     "signed_attributes",
     "signed_data",
@@ -177,6 +179,21 @@ def signed_attributes(key: SigningKey, digest: bytes, moment: datetime | None = 
     if moment is not None:
         attributes.append(attribute(SIGNING_TIME, der.time(moment)))
     return b"".join(sorted(attributes))
+
+
+def message_digest(attributes: bytes) -> bytes:
+    """The document's digest among signed attributes.
+
+    Raises:
+        TokenAuthError: there is none.
+    """
+    from asn1crypto import cms
+
+    for one in cms.CMSAttributes.load(to_sign(attributes)):
+        if one["type"].native == "message_digest":
+            found: bytes = one["values"][0].native
+            return found
+    raise TokenAuthError("the signature does not say of what it is")
 
 
 def to_sign(attributes: bytes) -> bytes:

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from pyhanko.pdf_utils.incremental_writer import IncrementalPdfFileWriter
 from pyhanko.pdf_utils.misc import PdfError
-from pyhanko.sign.fields import MDPPerm, SigFieldSpec, SigSeedSubFilter, enumerate_sig_fields
+from pyhanko.sign.fields import MDPPerm, SigSeedSubFilter
 from pyhanko.sign.general import SigningError
 from pyhanko.sign.signers.pdf_signer import PdfSignatureMetadata, PdfSigner
 
 from tokenauth._records import Record
 from tokenauth.errors import TokenAuthError
 from tokenauth.signing import cades, cms
+from tokenauth.signing.pades_fields import field_for, style_for
+from tokenauth.signing.pades_protection import ATTRIBUTE_SIZE, Protection, protection_of
 from tokenauth.signing.signer import DescribedSigner
 from tokenauth.signing.waiting import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tokenauth.signing.model import Document, Job, Visible
+    from tokenauth.signing.model import Document, Job
 
 __all__ = [
     "PERMISSIONS",
@@ -56,11 +58,13 @@ class Prepared(Record):
         attributes: to be signed, see :func:`tokenauth.signing.cms.signed_attributes`.
         start: where the room begins in the file.
         end: where it ends.
+        protection: what the PDF's integrity protection needs, if it has one.
     """
 
     attributes: bytes
     start: int
     end: int
+    protection: Protection | None = None
 
 
 def sign(documents: Sequence[Document], job: Job, target: BinaryIO) -> None:
@@ -115,7 +119,7 @@ def prepare(documents: Sequence[Document], job: Job, output: BinaryIO) -> Prepar
     options = job.options
     with documents[0].open() as stream, telling(documents[0].name):
         writer = open_pdf(stream, options.password)
-        name, spec = _field(writer, options.field, options.visible)
+        name, spec = field_for(writer, job)
         metadata = PdfSignatureMetadata(
             field_name=name,
             md_algorithm=job.key.digest,
@@ -126,8 +130,12 @@ def prepare(documents: Sequence[Document], job: Job, output: BinaryIO) -> Prepar
             docmdp_permissions=PERMISSIONS[options.certify or "fill-forms"],
             subfilter=SigSeedSubFilter.PADES,
         )
-        signer = PdfSigner(metadata, DescribedSigner(job.key), stamp_style=_style(options.visible), new_field_spec=spec)
+        signer = PdfSigner(
+            metadata, DescribedSigner(job.key), stamp_style=style_for(options.visible), new_field_spec=spec
+        )
+        protection = protection_of(writer)
         reserved = cms.size_reserved(job.key) + (TIME_STAMP_SIZE if job.reaches("b-t") else 0)
+        reserved += ATTRIBUTE_SIZE if protection else 0
         made, _, _ = run(
             signer.async_digest_doc_for_signing(
                 writer,
@@ -137,7 +145,7 @@ def prepare(documents: Sequence[Document], job: Job, output: BinaryIO) -> Prepar
             )
         )
     attributes = cms.signed_attributes(job.key, made.document_digest)
-    return Prepared(attributes, made.reserved_region_start, made.reserved_region_end)
+    return Prepared(attributes, made.reserved_region_start, made.reserved_region_end, protection)
 
 
 def complete(job: Job, prepared: Prepared, signature: bytes, output: BinaryIO) -> None:
@@ -153,6 +161,9 @@ def complete(job: Job, prepared: Prepared, signature: bytes, output: BinaryIO) -
         LevelNotReached: a time stamp can not be had.
     """
     info = cms.signer_info(job.key, prepared.attributes, signature)
+    if prepared.protection is not None:
+        document = cms.message_digest(prepared.attributes)
+        info = info.adding(prepared.protection.attribute(document, signature, job.key.digest))
     encoded = cades.raised(cms.signed_data(job.key, info), job, only_stamp=True).encoded().hex().upper().encode()
     room = prepared.end - prepared.start - 2  # between the angle brackets
     if len(encoded) > room:
@@ -219,58 +230,3 @@ def telling(name: str) -> Iterator[None]:
     except (PdfError, SigningError) as error:
         said = getattr(error, "msg", None) or str(error)
         raise TokenAuthError(f"{name} can not be signed: {said.rstrip('.')}") from error
-
-
-def _field(
-    writer: IncrementalPdfFileWriter, name: str | None, visible: Visible | None
-) -> tuple[str, SigFieldSpec | None]:
-    """Which field to sign, and how to make it if it is not there."""
-    fields = {field: value is not None for field, value, _ in enumerate_sig_fields(writer)}
-    empty = [field for field, is_signed in fields.items() if not is_signed]
-    if name is None and visible is None and len(empty) > 1:
-        raise TokenAuthError(
-            f"the PDF has {len(empty)} empty signature fields", hint=f"name one of: {', '.join(map(repr, empty))}"
-        )
-    if name is None and visible is None and empty:
-        return empty[0], None
-    chosen = name or next(free for n in range(1, len(fields) + 2) if (free := f"Signature{n}") not in fields)
-    if fields.get(chosen):
-        raise TokenAuthError(f"the signature field {chosen!r} is signed already", hint="name another field, or none")
-    if chosen in fields:
-        return chosen, None
-    if visible is None:
-        return chosen, SigFieldSpec(chosen)
-    page = visible.page - 1 if visible.page > 0 else visible.page
-    left, bottom = round(visible.x), round(visible.y)
-    box = (left, bottom, round(visible.x + visible.width), round(visible.y + visible.height))
-    return chosen, SigFieldSpec(chosen, on_page=page, box=box)
-
-
-def _style(visible: Visible | None) -> Any:
-    """How the signature looks, also where a field that is there gives it room."""
-    from pyhanko.stamp import TextStampStyle
-
-    text = "Signed by {signer}\n{time}" if visible is None else visible.text
-    for ours, theirs in (("%", "%%"), ("{signer}", "%(signer)s"), ("{time}", "%(ts)s")):
-        text = text.replace(ours, theirs)
-    for name in ("reason", "location"):
-        text = text.replace(f"{{{name}}}", f"%({name})s")
-    background = None
-    if visible is not None and visible.image is not None:
-        background = _image(visible.image)
-    return TextStampStyle(stamp_text=text, background=background, border_width=0 if background else 1)
-
-
-def _image(path: Any) -> Any:
-    """A picture as the background of a signature."""
-    try:
-        from PIL import UnidentifiedImageError
-        from pyhanko.pdf_utils.images import PdfImage
-    except ImportError:
-        raise TokenAuthError(
-            "pictures in PDF signatures need the package Pillow", hint="pip install 'tokenauth[sign]' Pillow"
-        ) from None
-    try:
-        return PdfImage(str(path))
-    except (OSError, UnidentifiedImageError) as error:
-        raise TokenAuthError(f"the picture {path} can not be read: {error}", hint="take a PNG or JPEG file") from error

@@ -17,7 +17,9 @@ from pyhanko.sign.validation import DocumentSecurityStore
 
 from tokenauth.errors import TokenAuthError
 from tokenauth.signing import cms, levels
+from tokenauth.signing.cades import with_attribute
 from tokenauth.signing.pades import TIME_STAMP_SIZE, open_pdf
+from tokenauth.signing.pades_protection import ATTRIBUTE_SIZE, announce, protection_of
 
 if TYPE_CHECKING:
     from tokenauth.signing.model import Job
@@ -124,9 +126,17 @@ def _stamped(pdf: BinaryIO, job: Job, digest: str) -> io.BytesIO:
     name = next(free for n in range(1, len(taken) + 2) if (free := f"Timestamp{n}") not in taken)
     steps = PdfCMSEmbedder(new_field_spec=SigFieldSpec(name)).write_cms(field_name=name, writer=writer)
     next(steps)
-    steps.send(SigObjSetup(sig_placeholder=DocumentTimestamp(bytes_reserved=2 * TIME_STAMP_SIZE)))
+    placeholder = DocumentTimestamp(bytes_reserved=2 * (TIME_STAMP_SIZE + ATTRIBUTE_SIZE))
+    reference = steps.send(SigObjSetup(sig_placeholder=placeholder))
+    protection = protection_of(writer)
+    if protection is not None:
+        announce(writer, reference)
     prepared, output = steps.send(SigIOSetup(md_algorithm=digest, output=io.BytesIO()))
     token = levels.timestamp(prepared.document_digest, digest, job.means)
+    if protection is not None:
+        _, pieces = cms.read(token)
+        signature = pieces.signers[-1].signature
+        token = with_attribute(token, protection.attribute(prepared.document_digest, signature, digest))
     prepared.fill_with_cms(output, token)
     made: io.BytesIO = output
     return made

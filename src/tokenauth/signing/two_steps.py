@@ -159,13 +159,15 @@ def _prepare_pades(task: Task, key: SigningKey) -> tuple[bytes, dict[str, Any]]:
     output = io.BytesIO()
     made = load("pades").prepare(task.documents, task.job(key), output)
     state = {"pdf": _text(output.getvalue()), "attributes": _text(made.attributes), "room": [made.start, made.end]}
+    state["protection"] = made.protection and [*map(_text, made.protection)]
     return cms.to_sign(made.attributes), state
 
 
 def _complete_pades(step: _Step, target: BinaryIO) -> None:
     pades = load("pades")
     output = io.BytesIO(_data(step.state["pdf"]))
-    prepared = pades.Prepared(_data(step.state["attributes"]), *step.state["room"])
+    protection = step.state["protection"] and pades.Protection(*map(_data, step.state["protection"]))
+    prepared = pades.Prepared(_data(step.state["attributes"]), *step.state["room"], protection)
     pades.complete(step.job, prepared, step.signature, output)
     target.write(pades.at_level(output, step.job).getbuffer())
 
