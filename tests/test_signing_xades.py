@@ -17,7 +17,7 @@ from lxml import etree
 
 from tests.support.documents import DS, XADES, XML_KINDS, DocumentKeys, schema_errors, time_stamp_is_of, xmlsec1
 from tokenauth.errors import LevelNotReached, MechanismUnsupported, TokenAuthError
-from tokenauth.signing import xades
+from tokenauth.signing import xades, xades_levels
 from tokenauth.signing.model import LEVELS, Document, Job, Means, Options
 from tokenauth.signing.refusals import DocumentError
 from tokenauth.signing.xades_xml import C14N, C14N_11, EC14N, canonical, parse
@@ -275,6 +275,29 @@ def test_what_does_not_verify_is_not_extended(document_keys, was, becomes, reaso
         return
     with pytest.raises(DocumentError, match=reason):
         extended(document_keys, changed, "b-t")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_time_stamp_of_something_else_is_noticed(document_keys, number):
+    """Each of the two stamps in one signature takes the place of the one in another."""
+    once, other = (etree.fromstring(signed(document_keys, level="b-lta")) for _ in range(2))
+    path = f".//{{{XADES}}}EncapsulatedTimeStamp"
+    once.findall(path)[number].text = other.findall(path)[number].text
+    with pytest.raises(DocumentError, match="a time stamp of the signature is of something else"):
+        extended(document_keys, etree.tostring(once), "b-lta")
+
+
+def test_what_comes_before_an_archive_time_stamp_is_protected(document_keys):
+    made = signed(document_keys, level="b-lta")
+    changed = re.sub(rb"<xades:OCSPValues>.*?</xades:OCSPValues>", b"", made, count=1)
+    with pytest.raises(DocumentError, match="a time stamp of the signature is of something else"):
+        extended(document_keys, changed, "b-lta")
+
+
+def test_a_crl_that_readers_could_not_read_back_is_refused(document_keys, monkeypatch):
+    monkeypatch.setattr(xades_levels, "_MOST_IN_A_TEXT", 200)
+    with pytest.raises(LevelNotReached, match=r"at most 200 fit into an XML signature; .*--format cades"):
+        signed(document_keys, level="b-lt")
 
 
 def test_a_file_that_is_missing_is_named(document_keys):

@@ -5,41 +5,40 @@ All of it is unsigned and comes behind the signature, so it can be added at any 
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tokenauth.signing import xades_algorithms as algorithms
+from tokenauth.errors import LevelNotReached
 from tokenauth.signing.levels import evidence_for, evidence_for_token, optional, timestamp
 from tokenauth.signing.refusals import DocumentError
 from tokenauth.signing.xades_build import encoded
-from tokenauth.signing.xades_references import decoded, holds, octets
-from tokenauth.signing.xades_xml import (
-    C14N,
-    C14N_11,
-    add,
-    canonical,
-    ds,
-    local_name,
-    xades,
-    xades141,
+from tokenauth.signing.xades_check import (
+    ARCHIVE_STAMP,
+    SIGNATURE_STAMP,
+    archive_imprint,
+    certificates_of,
+    check,
+    parsed_certificate,
+    signer_of,
+    value_imprint,
 )
+from tokenauth.signing.xades_references import decoded
+from tokenauth.signing.xades_xml import C14N_11, add, ds, local_name, xades, xades141
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from cryptography import x509
 
     from tokenauth.signing.levels import Evidence
     from tokenauth.signing.model import Job
     from tokenauth.signing.xades_references import Resolver
 
-__all__ = ["archive_imprint", "check", "extend", "reach", "signer_of"]
+__all__ = ["extend", "reach"]
 
 #: Of time stamps; every time-stamping authority takes it.
 _DIGEST = "sha256"
-_SIGNATURE_STAMP, _ARCHIVE_STAMP = xades("SignatureTimeStamp"), xades141("ArchiveTimeStamp")
+#: A CRL of more bytes is more base64 than libxml2 reads as one text.
+_MOST_IN_A_TEXT = 7_400_000
 _STAMP_DATA = xades141("TimeStampValidationData")
 
 
@@ -69,99 +68,6 @@ def extend(signature: Any, job: Job, resolve: Resolver) -> None:
     """
     check(signature, resolve)
     reach(signature, job, resolve)
-
-
-def check(signature: Any, resolve: Resolver) -> None:
-    """See that a signature and all its references verify with the certificate in it, whoever's that may be.
-
-    Raises:
-        DocumentError: they do not, or use what is not accepted.
-    """
-    info, value = _part(signature, "SignedInfo"), _part(signature, "SignatureValue")
-    method, form = _part(info, "SignatureMethod"), _part(info, "CanonicalizationMethod")
-    message = canonical(info, form.get("Algorithm", ""))
-    public_key = signer_of(signature).public_key()
-    if not algorithms.verify(public_key, method.get("Algorithm", ""), decoded(value.text), message):
-        raise DocumentError("the signature does not verify with the certificate in it, so its level can not be raised")
-    for reference in info.iterfind(ds("Reference")):
-        if not holds(reference, resolve):
-            raise DocumentError(
-                f"what was signed has changed since ({reference.get('URI')!r}), so the level can not be raised"
-            )
-
-
-def signer_of(signature: Any) -> x509.Certificate:
-    """The certificate in ``KeyInfo`` that the signed properties name by its digest.
-
-    Raises:
-        DocumentError: there is none.
-    """
-    wanted = {
-        (
-            algorithms.digest_name(one.find(ds("DigestMethod")).get("Algorithm", "")),
-            decoded(one.findtext(ds("DigestValue"))),
-        )
-        for one in signature.iterfind(
-            f"{ds('Object')}/{xades('QualifyingProperties')}/{xades('SignedProperties')}"
-            f"/{xades('SignedSignatureProperties')}/*/{xades('Cert')}/{xades('CertDigest')}"
-        )
-        if one.find(ds("DigestMethod")) is not None
-    }
-    for der in certificates_of(signature):
-        if any(hashlib.new(name, der).digest() == digest for name, digest in wanted):
-            found = _parsed(der)
-            if found is None:
-                raise DocumentError("the signer's certificate in the signature can not be read")
-            return found
-    raise DocumentError("the signature does not hold the signer's certificate that its signed properties name")
-
-
-def certificates_of(signature: Any) -> list[bytes]:
-    """The certificates in ``KeyInfo``, DER."""
-    path = f"{ds('KeyInfo')}/{ds('X509Data')}/{ds('X509Certificate')}"
-    return [decoded(one.text) for one in signature.iterfind(path)]
-
-
-def archive_imprint(stamp: Any, signature: Any, digest: str, resolve: Resolver) -> bytes:
-    """The digest that an ``ArchiveTimeStamp`` is for (ETSI EN 319 132-1 section 5.5.2.2).
-
-    Args:
-        stamp: the element; what comes before it is stamped.
-        signature: the ``ds:Signature``.
-        digest: hashlib's name.
-        resolve: gives the files that the signature is for.
-    """
-    hashed = hashlib.new(digest)
-    method = stamp.find(ds("CanonicalizationMethod"))
-    algorithm = C14N if method is None else method.get("Algorithm", "")
-    info = _part(signature, "SignedInfo")
-    for reference in info.iterfind(ds("Reference")):
-        for piece in octets(reference, resolve):
-            hashed.update(piece)
-    parts = [info, _part(signature, "SignatureValue"), *signature.iterfind(ds("KeyInfo"))]
-    for part in (*parts, *_before(stamp), *_unreferenced_objects(signature)):
-        hashed.update(canonical(part, algorithm))
-    return hashed.digest()
-
-
-def _before(stamp: Any) -> list[Any]:
-    """The unsigned properties in front of a time stamp."""
-    return [one for one in stamp.itersiblings(preceding=True) if local_name(one)][::-1]
-
-
-def _unreferenced_objects(signature: Any) -> Iterator[Any]:
-    uris = {one.get("URI") for one in signature.iterfind(f"{ds('SignedInfo')}/{ds('Reference')}")}
-    for holder in signature.iterfind(ds("Object")):
-        identifier = holder.get("Id")
-        if holder.find(xades("QualifyingProperties")) is None and (not identifier or f"#{identifier}" not in uris):
-            yield holder
-
-
-def _part(element: Any, name: str) -> Any:
-    found = element.findall(ds(name))
-    if len(found) != 1:
-        raise DocumentError(f"the XML signature has {len(found)} elements {name} where there should be one")
-    return found[0]
 
 
 def _unsigned(signature: Any) -> Any:
@@ -201,10 +107,10 @@ def _complete_or_gone(element: Any) -> Iterator[None]:
 def _time_stamp(signature: Any, job: Job, resolve: Resolver) -> bool:  # noqa: ARG001 - all steps are called alike
     """B-T: when the signature was there at the latest (section 5.3)."""
     unsigned = _unsigned(signature)
-    if unsigned.find(_SIGNATURE_STAMP) is None:
-        imprint = hashlib.new(_DIGEST, canonical(_part(signature, "SignatureValue"), C14N_11)).digest()
-        stamp = _stamp_element(unsigned, _SIGNATURE_STAMP)
+    if unsigned.find(SIGNATURE_STAMP) is None:
+        stamp = _stamp_element(unsigned, SIGNATURE_STAMP)
         with _complete_or_gone(stamp):
+            imprint = value_imprint(stamp, signature, _DIGEST)
             add(stamp, xades("EncapsulatedTimeStamp"), encoded(timestamp(imprint, _DIGEST, job.means)))
     return True
 
@@ -213,9 +119,9 @@ def _validation_data(signature: Any, job: Job, resolve: Resolver) -> bool:  # no
     """B-LT: all that shows that the signer's and the authority's certificates were good (section 5.4)."""
     unsigned = _unsigned(signature)
     has_values = unsigned.find(xades("RevocationValues")) is not None
-    known = [parsed for der in certificates_of(signature) if (parsed := _parsed(der))]
-    evidence = None if has_values else evidence_for(signer_of(signature), known, job.means)
-    _evidence_of_last_stamp(unsigned, _SIGNATURE_STAMP, job)
+    known = [parsed for der in certificates_of(signature) if (parsed := parsed_certificate(der))]
+    evidence = None if has_values else _fits(evidence_for(signer_of(signature), known, job.means))
+    _evidence_of_last_stamp(unsigned, SIGNATURE_STAMP, job)
     if evidence is not None:
         _values(unsigned, evidence)
     return True
@@ -224,9 +130,9 @@ def _validation_data(signature: Any, job: Job, resolve: Resolver) -> bool:  # no
 def _archive(signature: Any, job: Job, resolve: Resolver) -> bool:
     """B-LTA: a time stamp over all of it, which a later one renews (section 5.5)."""
     unsigned = _unsigned(signature)
-    if unsigned.find(_ARCHIVE_STAMP) is not None:
-        _evidence_of_last_stamp(unsigned, _ARCHIVE_STAMP, job)
-    stamp = _stamp_element(unsigned, _ARCHIVE_STAMP)
+    if unsigned.find(ARCHIVE_STAMP) is not None:
+        _evidence_of_last_stamp(unsigned, ARCHIVE_STAMP, job)
+    stamp = _stamp_element(unsigned, ARCHIVE_STAMP)
     with _complete_or_gone(stamp):
         imprint = archive_imprint(stamp, signature, _DIGEST, resolve)
         add(stamp, xades("EncapsulatedTimeStamp"), encoded(timestamp(imprint, _DIGEST, job.means)))
@@ -241,7 +147,7 @@ def _evidence_of_last_stamp(unsigned: Any, tag: str, job: Job) -> None:
     if any(one.get("URI") == uri for one in unsigned.iterfind(_STAMP_DATA)):
         return
     evidence = evidence_for_token(decoded(stamp.findtext(xades("EncapsulatedTimeStamp"))), job.means)
-    _values(add(unsigned, _STAMP_DATA, **({"URI": uri} if uri else {})), evidence)
+    _values(add(unsigned, _STAMP_DATA, **({"URI": uri} if uri else {})), _fits(evidence))
 
 
 def _values(holder: Any, evidence: Evidence) -> None:
@@ -260,10 +166,16 @@ def _write(holder: Any, name: str, values: Sequence[bytes]) -> None:
         add(holder, xades(name), encoded(value))
 
 
-def _parsed(der: bytes) -> x509.Certificate | None:
-    from cryptography import x509
+def _fits(evidence: Evidence) -> Evidence:
+    """The evidence, if readers with libxml2's limits (10 million characters in a text) can read it back.
 
-    try:
-        return x509.load_der_x509_certificate(der)
-    except ValueError:
-        return None
+    Raises:
+        LevelNotReached: they can not.
+    """
+    largest = max(map(len, (*evidence.certificates, *evidence.ocsps, *evidence.crls)))
+    if largest > _MOST_IN_A_TEXT:
+        raise LevelNotReached(
+            f"a CRL has {largest} bytes; at most {_MOST_IN_A_TEXT} fit into an XML signature",
+            hint="the level needs an OCSP responder for these certificates; or sign as --format cades or pades",
+        )
+    return evidence
