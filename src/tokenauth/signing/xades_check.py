@@ -59,11 +59,12 @@ def check(signature: Any, resolve: Resolver) -> None:
 
 def _check_stamp(stamp: Any, signature: Any, resolve: Resolver) -> None:
     """See that a time stamp is of what it should be of."""
-    from asn1crypto import cms
+    from asn1crypto import cms, tsp
 
     token = decoded(stamp.findtext(xades("EncapsulatedTimeStamp")))
     try:
-        covered = cms.ContentInfo.load(token)["content"]["encap_content_info"]["content"].parsed["message_imprint"]
+        content = cms.ContentInfo.load(token)["content"]["encap_content_info"]["content"]
+        covered = content.parse(tsp.TSTInfo)["message_imprint"]
         digest, imprint = covered["hash_algorithm"]["algorithm"].native, covered["hashed_message"].native
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DocumentError(f"a time stamp of the signature can not be read: {error}") from None
