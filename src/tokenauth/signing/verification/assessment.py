@@ -9,7 +9,7 @@ from tokenauth.signing.model import INVALID, VALID, SignatureReport
 from tokenauth.signing.verification.chains import Revoked, judge_chain
 from tokenauth.signing.verification.evidence import Evidence, check_undamaged, load_certificate
 from tokenauth.signing.verification.stamps import prove
-from tokenauth.signing.verification.verdicts import Broken, Doubtful, Finding, sentence, when, worst
+from tokenauth.signing.verification.verdicts import Broken, Damaged, Doubtful, Finding, sentence, when, worst
 
 if TYPE_CHECKING:
     import datetime
@@ -88,7 +88,9 @@ def assess(signature: Signature, trust: Trust, at: datetime.datetime) -> Signatu
     chain: Chain | None = None
     try:
         # Archive stamps bring evidence along that covers the inner ones.
-        check_undamaged(signature.evidence, signature.certificate, trust)
+        # All together: a certificate may be there twice, and one of the two damaged.
+        everything = sum((proof.evidence for proof in (*proofs.signature, *proofs.archive)), signature.evidence)
+        check_undamaged(everything, signature.certificate, trust)
         _check_usage(signature.certificate)
         evidence = sum((proof.evidence for proof in proofs.archive), signature.evidence)
         chain = judge_chain(signature.certificate, evidence, trust, proven or at)
@@ -145,7 +147,7 @@ def _prove_all(signature: Signature, trust: Trust, at: datetime.datetime) -> _Pr
         try:
             evidence = sum((proof.evidence for proof in archive), signature.evidence)
             proof = prove(stamp, evidence, trust, moment)
-        except Broken as error:
+        except (Broken, Damaged) as error:
             # The signature may be good without it; but the file is not as it was made.
             problems.append(Doubtful(error.reason))
         except Finding as error:

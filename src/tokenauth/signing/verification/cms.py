@@ -18,7 +18,7 @@ from tokenauth.signing.verification.algorithms import (
     from_asn1,
 )
 from tokenauth.signing.verification.evidence import Evidence, as_ocsp_response, load_certificate
-from tokenauth.signing.verification.verdicts import Broken, Doubtful, reading
+from tokenauth.signing.verification.verdicts import Broken, Damaged, Doubtful, reading
 
 if TYPE_CHECKING:
     import datetime
@@ -212,7 +212,7 @@ def signer_certificate(info: Any, certificates: tuple[bytes, ...]) -> bytes:
     """The certificate that a ``SignerInfo`` names (RFC 5652 section 5.3), DER.
 
     Raises:
-        Doubtful: it is not among them.
+        Damaged: it is not among them.
     """
     from tokenauth.signing.verification.trust import parsed
 
@@ -226,7 +226,7 @@ def signer_certificate(info: Any, certificates: tuple[bytes, ...]) -> bytes:
                 return der
         elif sid.chosen.native == certificate.key_identifier:
             return der
-    raise Doubtful("the signer's certificate is not in the signature")
+    raise Damaged("the signer's certificate is not in the signature")
 
 
 def _check_content(info: Any, content_type: str, name: str, digest_of: Callable[[str], bytes]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenauth._records import Record
 from tokenauth.signing.verification.trust import parsed
-from tokenauth.signing.verification.verdicts import Broken, Doubtful, Finding, reading
+from tokenauth.signing.verification.verdicts import Broken, Damaged, Finding, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -95,10 +95,10 @@ def check_undamaged(evidence: Evidence, signer: bytes, trust: Trust) -> None:
         trust: more issuers.
 
     Raises:
-        Doubtful: a piece is damaged.
+        Damaged: a piece is damaged.
     """
     if max(map(len, evidence)) > _MOST:
-        raise Doubtful(f"the file brings along more than {_MOST} certificates, revocation lists or OCSP responses")
+        raise Damaged(f"the file brings along more than {_MOST} certificates, revocation lists or OCSP responses")
     pool = [load_certificate(der) for der in dict.fromkeys((signer, *evidence.certificates, *_responders(evidence)))]
     known = list(_readable(_anchors_and_others(trust)))
     for certificate in pool:
@@ -134,7 +134,7 @@ def _check_certificate(certificate: x509.Certificate, pool: list[x509.Certificat
     # Issuers change their keys and keep their names, so the name alone accuses only where the key is named as well.
     named = [issuer for issuer in issuers if _names_other_key(certificate, issuer) is not True]
     if named or doubles:
-        raise Doubtful(f"the file's copy of the certificate {_name(certificate)} is damaged")
+        raise Damaged(f"the file's copy of the certificate {_name(certificate)} is damaged")
 
 
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
@@ -183,7 +183,7 @@ def _check_crl(der: bytes, pool: list[x509.Certificate]) -> None:
         issuers = [certificate for certificate in pool if certificate.subject == crl.issuer]
         if any(_signed(crl.is_signature_valid, certificate) for certificate in issuers):
             return
-    raise Doubtful("a revocation list in the file is damaged, or its issuer is not there")
+    raise Damaged("a revocation list in the file is damaged, or its issuer is not there")
 
 
 def _check_ocsp(der: bytes, pool: list[x509.Certificate]) -> None:
@@ -192,10 +192,10 @@ def _check_ocsp(der: bytes, pool: list[x509.Certificate]) -> None:
     with reading("an OCSP response in the file"):
         response = ocsp.load_der_ocsp_response(der)
         if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
-            raise Doubtful("an OCSP response in the file is an error message")
+            raise Damaged("an OCSP response in the file is an error message")
         if any(_answered(response, certificate) for certificate in [*response.certificates, *pool]):
             return
-    raise Doubtful("an OCSP response in the file is damaged, or its responder's certificate is not there")
+    raise Damaged("an OCSP response in the file is damaged, or its responder's certificate is not there")
 
 
 def _answered(response: Any, certificate: x509.Certificate) -> bool:

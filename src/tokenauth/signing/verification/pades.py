@@ -167,8 +167,10 @@ def _coverage(embedded: Any, reader: Any, stream: BinaryIO) -> tuple[str, ...]:
         raise Broken(f"the PDF was changed after it was signed, in a way that is not permitted: {_plain(changes)}")
     if not embedded.summarise_integrity_info()["docmdp_ok"]:
         raise Broken("the PDF was changed after it was signed, in a way that the signature does not permit")
-    covered = sum([int(number) for number in embedded.byte_range][2:])
     total = int(reader.xrefs.total_revisions)
+    covered = sum([int(number) for number in embedded.byte_range][2:])
+    if embedded.signed_revision + 1 == total:
+        return (_last_revision(stream, covered),)
     kind = _CHANGES.get(changes.modification_level.name, "annotations were added")
     if changes.modification_level.name == "NONE":
         kind = "nothing that shows was changed"
@@ -176,6 +178,15 @@ def _coverage(embedded: Any, reader: Any, stream: BinaryIO) -> tuple[str, ...]:
         f"revision {embedded.signed_revision + 1} of {total}: the first {covered} of {_size(stream)} bytes",
         f"not the later revisions, in which {kind}, as is permitted",
     )
+
+
+def _last_revision(stream: BinaryIO, covered: int) -> str:
+    """Behind the last revision there may be white space (ISO 32000-2 section 7.2.3), but no more."""
+    stream.seek(covered)
+    while piece := stream.read(1 << 20):
+        if piece.strip(b"\0\t\n\f\r "):
+            raise Doubtful("there is something behind the end of the PDF that the signature does not cover")
+    return f"the whole file but the white space behind its end: the first {covered} of {_size(stream)} bytes"
 
 
 def _plain(changes: Any) -> str:

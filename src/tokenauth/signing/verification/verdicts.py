@@ -21,6 +21,7 @@ __all__ = [
     "INVALID",
     "VALID",
     "Broken",
+    "Damaged",
     "Doubtful",
     "Finding",
     "Untrusted",
@@ -55,6 +56,10 @@ class Broken(Finding):
 
 class Doubtful(Finding):
     """It can not be told with what is at hand."""
+
+
+class Damaged(Doubtful):
+    """Something beside the signature is not as it was made; the signature may be good without it."""
 
 
 class Untrusted(Doubtful):

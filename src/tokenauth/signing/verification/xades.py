@@ -264,7 +264,7 @@ def _with(covered: Covered, reference: Any, properties: Any) -> Covered:
 
 def _covers(covered: Covered, signature: Any, problems: list[Finding]) -> tuple[str, ...]:
     """What is covered, in words; parts of the document that are not make the signature doubtful."""
-    words = ["the whole document, without the signatures in it"] if covered.without_signatures else []
+    words = ["the whole document, without the signatures and comments in it"] if covered.without_signatures else []
     words += [f"the element {local_name(one)} (Id {_identifier(one)})" for one in covered.elements]
     words += list(covered.files)
     if not words:
