@@ -75,7 +75,10 @@ vpcd   |vpcd-config  |vsmartcard-vpcd|       |vsmartcard-vpcd|vsmartcard-vpcd|vs
 opensc |opensc-tool  |opensc opensc-pkcs11|  |opensc         |opensc |opensc      |opensc
 yubico-piv-tool|yubico-piv-tool|yubico-piv-tool||yubico-piv-tool|yubico-piv-tool|yubico-piv-tool|yubico-piv-tool
 ykcs11 |libykcs11.so |ykcs11       |         |yubico-piv-tool|yubico-piv-tool|yubico-piv-tool-libs|yubico-piv-tool
-xmlsec1|xmlsec1      |xmlsec1      |libxmlsec1|xmlsec1      |xmlsec |xmlsec      |xmlsec1'
+xmlsec1|xmlsec1      |xmlsec1      |libxmlsec1|xmlsec1      |xmlsec |xmlsec      |xmlsec1
+pdfsig |pdfsig       |poppler-utils|poppler  |poppler-utils  |poppler|poppler-utils|poppler-tools
+certutil|certutil    |libnss3-tools|nss      |nss-tools      |nss    |nss-tools   |mozilla-nss-tools
+mutool |mutool       |mupdf-tools  |mupdf-tools|mupdf        |mupdf-tools|mupdf-tools|mupdf'
 
 # table_cell NEED COLUMN
 table_cell() {

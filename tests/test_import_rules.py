@@ -51,6 +51,8 @@ ONLY_IN = {
     "pyhanko_certvalidator": ("signing/",),
     "asn1crypto": ("signing/",),
     "lxml": ("signing/",),
+    "PIL": ("signing/",),
+    "fontTools": ("signing/",),
     "jwt": ("signing/",),
     "httpx": (),
     "pytest": ("testing/plugin.py",),

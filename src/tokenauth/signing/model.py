@@ -196,6 +196,7 @@ class Visible(Record):
         height: in points.
         text: what it says; ``{signer}``, ``{time}``, ``{reason}`` and ``{location}`` are filled in.
         image: a picture behind the text.
+        font: a TrueType or OpenType file, needed where the text goes beyond Latin-1.
     """
 
     page: int
@@ -205,6 +206,7 @@ class Visible(Record):
     height: float
     text: str = "Signed by {signer}\n{time}"
     image: Path | None = None
+    font: Path | None = None
 
 
 class Options(Record):

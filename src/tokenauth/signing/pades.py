@@ -130,9 +130,7 @@ def prepare(documents: Sequence[Document], job: Job, output: BinaryIO) -> Prepar
             docmdp_permissions=PERMISSIONS[options.certify or "fill-forms"],
             subfilter=SigSeedSubFilter.PADES,
         )
-        signer = PdfSigner(
-            metadata, DescribedSigner(job.key), stamp_style=style_for(options.visible), new_field_spec=spec
-        )
+        signer = PdfSigner(metadata, DescribedSigner(job.key), stamp_style=style_for(job), new_field_spec=spec)
         protection = protection_of(writer)
         reserved = cms.size_reserved(job.key) + (TIME_STAMP_SIZE if job.reaches("b-t") else 0)
         reserved += ATTRIBUTE_SIZE if protection else 0
@@ -141,7 +139,6 @@ def prepare(documents: Sequence[Document], job: Job, output: BinaryIO) -> Prepar
                 writer,
                 bytes_reserved=2 * reserved,
                 output=output,
-                appearance_text_params={"reason": options.reason, "location": options.location},
             )
         )
     attributes = cms.signed_attributes(job.key, made.document_digest)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import datetime
+import io
+import re
 from typing import TYPE_CHECKING, Any
 
+from cryptography.x509.oid import NameOID
 from pyhanko.sign.fields import SigFieldSpec, SigSeedValueSpec, enumerate_sig_fields
 from pyhanko.stamp import TextStampStyle
 
 from tokenauth.errors import TokenAuthError
+from tokenauth.signing.model import Visible
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyhanko.pdf_utils.incremental_writer import IncrementalPdfFileWriter
 
-    from tokenauth.signing.model import Job, Visible
+    from tokenauth.signing.model import Job
 
 __all__ = ["field_for", "style_for"]
+
+_FONT_SIZE = 10  # points, until the text is scaled to its box
 
 
 def field_for(writer: IncrementalPdfFileWriter, job: Job) -> tuple[str, SigFieldSpec | None]:
@@ -67,32 +76,86 @@ def _check_seed(writer: IncrementalPdfFileWriter, name: str, job: Job) -> None:
         )
 
 
-def style_for(visible: Visible | None) -> TextStampStyle:
+def style_for(job: Job) -> TextStampStyle:
     """How the signature looks, also where a field that is there gives it room.
 
+    Args:
+        job: the signature.
+
     Raises:
-        TokenAuthError: the picture can not be read.
+        TokenAuthError: the picture or the font can not be read, or the text needs a font.
     """
-    text = "Signed by {signer}\n{time}" if visible is None else visible.text
-    for ours, theirs in (("%", "%%"), ("{signer}", "%(signer)s"), ("{time}", "%(ts)s")):
-        text = text.replace(ours, theirs)
-    for name in ("reason", "location"):
-        text = text.replace(f"{{{name}}}", f"%({name})s")
-    background = None
-    if visible is not None and visible.image is not None:
-        background = _image(visible.image)
-    return TextStampStyle(stamp_text=text, background=background, border_width=0 if background else 1)
+    from pyhanko.pdf_utils.text import TextBoxStyle
 
-
-def _image(path: Any) -> Any:
-    """A picture as the background of a signature."""
-    try:
-        from PIL import UnidentifiedImageError
-        from pyhanko.pdf_utils.images import PdfImage
-    except ImportError:
+    visible = job.options.visible or Visible(1, 0, 0, 0, 0)
+    text = _filled_in(visible.text, job)
+    background = _image(visible.image) if visible.image is not None else None
+    box = TextBoxStyle()
+    if visible.font is not None:
+        box = TextBoxStyle(font=_font(visible.font))
+    elif job.options.visible is None:
+        text = text.encode("latin-1", "replace").decode("latin-1")
+    elif missing := _not_in_latin_1(text):
         raise TokenAuthError(
-            "pictures in PDF signatures need the package Pillow", hint="pip install 'tokenauth[sign]' Pillow"
-        ) from None
+            f"the visible text has characters that need a font: {missing}", hint="name a TrueType or OpenType font file"
+        )
+    return TextStampStyle(
+        stamp_text=text.replace("%", "%%"),  # pyHanko would fill in what it finds there
+        text_box_style=box,
+        background=background,
+        border_width=0 if background else 1,
+    )
+
+
+def _filled_in(text: str, job: Job) -> str:
+    moment = job.options.moment or datetime.datetime.now(datetime.UTC)
+    subject = job.key.certificate.subject
+    names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    values = {
+        "signer": str(names[0].value) if names else subject.rfc4514_string(),
+        "time": f"{moment:%Y-%m-%d %H:%M:%S} UTC",
+        "reason": job.options.reason,
+        "location": job.options.location,
+    }
+    return re.sub(r"\{(signer|time|reason|location)\}", lambda found: values[found[1]], text)
+
+
+def _not_in_latin_1(text: str) -> str:
+    """The characters for which the PDF's built-in font has nothing."""
+    return "".join(
+        dict.fromkeys(char for char in text if not (char.isprintable() and ord(char) < 256) and char != "\n")
+    )
+
+
+def _font(path: Path) -> Any:
+    """A font of the user's, of which the PDF gets the glyphs that the text needs."""
+    from fontTools.ttLib import TTFont, TTLibError
+    from pyhanko.pdf_utils.font.api import FontEngineFactory
+    from pyhanko.pdf_utils.font.opentype import GlyphAccumulator
+
+    try:
+        content = path.read_bytes()
+        TTFont(io.BytesIO(content), lazy=True)
+    except (OSError, TTLibError) as error:
+        raise TokenAuthError(
+            f"the font {path} can not be read: {error}", hint="take a TrueType or OpenType file"
+        ) from error
+
+    class Factory(FontEngineFactory):
+        """pyHanko's own leaves the file open."""
+
+        def create_font_engine(self, writer: Any, obj_stream: Any = None) -> GlyphAccumulator:
+            stream = writer.prepare_object_stream() if obj_stream is None and writer.stream_xrefs else obj_stream
+            return GlyphAccumulator(writer, io.BytesIO(content), _FONT_SIZE, obj_stream=stream)
+
+    return Factory()
+
+
+def _image(path: Path) -> Any:
+    """A picture as the background of a signature."""
+    from PIL import UnidentifiedImageError
+    from pyhanko.pdf_utils.images import PdfImage
+
     try:
         return PdfImage(str(path))
     except (OSError, UnidentifiedImageError) as error:
