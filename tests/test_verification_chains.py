@@ -1,4 +1,4 @@
-"""Who stands behind a signature: expired, revoked, for something else, weak; time stamps; JWS headers; trusted lists."""
+"""Who stands behind a signature: expired, revoked, weak or wrong keys; time stamps; JWS headers; trusted lists."""
 
 from __future__ import annotations
 
@@ -52,8 +52,10 @@ def test_a_certificate_that_is_not_for_signing(name):
     builder = x509.CertificateBuilder().subject_name(common_name("encrypts")).public_key(key.public_key())
     builder = builder.serial_number(x509.random_serial_number())
     builder = builder.not_valid_before(NOW - HOUR).not_valid_after(NOW + DAY)
-    bits = dict.fromkeys(
-        ["digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"], False)  # fmt: skip
+    usages = (
+        "digital_signature content_commitment key_encipherment data_encipherment key_agreement key_cert_sign crl_sign"
+    )
+    bits = dict.fromkeys([*usages.split(), "encipher_only", "decipher_only"], False)
     builder = builder.add_extension(x509.KeyUsage(**{**bits, "key_agreement": True}), critical=True)
     certificate = pki().issuer._certify(builder)
     report = only(verified(name, made(name, SigningKey(certificate, pki().issuer.chain, key, "sha256"))))
@@ -226,7 +228,7 @@ def test_a_time_stamp_of_another_signature(document_keys):
 # --- JWS headers ---
 
 
-def token(header: dict, payload: bytes = b"{}", sign=None) -> bytes:
+def token(header: dict[str, object], payload: bytes = b"{}", sign=None) -> bytes:
     def encoded(data: bytes) -> bytes:
         return base64.urlsafe_b64encode(data).rstrip(b"=")
 

@@ -7,6 +7,7 @@ import io
 import struct
 import warnings
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -154,7 +155,7 @@ def test_a_reference_to_a_signature_file_is_refused(good):
 def cades_of(data: bytes, directory) -> bytes:
     key, certificate, chain = key_pem(pki().keys["p256"], directory)
     (directory / "data").write_bytes(data)
-    signer = ["-signer", certificate, "-inkey", key, "-certfile", chain, "-binary", "-outform", "DER"]
+    signer: list[str | Path] = ["-signer", certificate, "-inkey", key, "-certfile", chain, "-binary", "-outform", "DER"]
     return openssl("cms", "-sign", "-cades", *signer, "-in", directory / "data")
 
 

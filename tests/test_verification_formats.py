@@ -83,12 +83,12 @@ def certified_root():
 @pytest.mark.parametrize("name", [name for name in FORMATS if name.endswith("detached") or name == "cades"])
 def test_a_detached_signature_is_for_the_file_beside_it(name, tmp_path):
     case = FORMATS[name]
-    (tmp_path / case.document.name).write_bytes(case.document.data)
+    (tmp_path / case.document.name).write_bytes(case.document.read())
     suffix = {"cades": ".p7s", "xades": ".xades", "jws": ".jws"}[case.format]
     signature = tmp_path / f"{case.document.name}{suffix}"
     signature.write_bytes(made(name, pki().keys["p256"]))
     assert only(verify(signature, trust=pki().trust)).status == "valid"
-    (tmp_path / case.document.name).write_bytes(case.document.data + b" ")
+    (tmp_path / case.document.name).write_bytes(case.document.read() + b" ")
     assert only(verify(str(signature), trust=pki().trust)).status == "invalid"
     (tmp_path / case.document.name).unlink()
     missing = verify(signature, trust=pki().trust)
@@ -136,9 +136,9 @@ def test_the_report_as_json():
 def test_openssl_cms(kind, how, attached, tmp_path):
     key, certificate, chain = key_pem(pki().keys[kind], tmp_path)
     (tmp_path / "data").write_bytes(b"some data" * 50)
-    options = ["-outform", "PEM" if how == "pem" else "DER", *(["-nodetach"] if attached else [])]
+    options: list[str | Path] = ["-outform", "PEM" if how == "pem" else "DER", *(["-nodetach"] if attached else [])]
     options += ["-stream"] if how == "stream" else []
-    signer = ["-signer", certificate, "-inkey", key, "-certfile", chain, "-binary"]
+    signer: list[str | Path] = ["-signer", certificate, "-inkey", key, "-certfile", chain, "-binary"]
     openssl("cms", "-sign", "-cades", *signer, *options, "-in", tmp_path / "data", "-out", tmp_path / "data.p7s")
     report = only(verify(tmp_path / "data.p7s", trust=pki().trust))
     assert (report.status, report.level) == ("valid", "b-b"), report.reason
@@ -148,12 +148,12 @@ def test_openssl_cms(kind, how, attached, tmp_path):
 
 def test_openssl_cms_with_two_signers(tmp_path):
     (tmp_path / "data").write_bytes(b"some data")
-    signers = []
+    signers: list[str | Path] = []
     for kind in ("rsa2048", "p256"):
         (tmp_path / kind).mkdir()
         key, certificate, chain = key_pem(pki().keys[kind], tmp_path / kind)
         signers += ["-signer", certificate, "-inkey", key, "-certfile", chain]
-    out = ["-outform", "DER", "-in", tmp_path / "data", "-out", tmp_path / "data.p7s"]
+    out: list[str | Path] = ["-outform", "DER", "-in", tmp_path / "data", "-out", tmp_path / "data.p7s"]
     openssl("cms", "-sign", "-binary", "-cades", *signers, *out)
     report = verify(tmp_path / "data.p7s", trust=pki().trust)
     assert sorted(one.signer for one in report.signatures) == ["CN=signer p256", "CN=signer rsa2048"]
@@ -163,8 +163,8 @@ def test_openssl_cms_with_two_signers(tmp_path):
 def test_a_cms_without_the_signer_s_certificate_in_what_is_signed_has_no_level(tmp_path):
     key, certificate, chain = key_pem(pki().keys["p256"], tmp_path)
     (tmp_path / "data").write_bytes(b"some data")
-    signer = ["-signer", certificate, "-inkey", key, "-certfile", chain, "-binary", "-outform", "DER"]
-    files = ["-in", tmp_path / "data", "-out", tmp_path / "data.p7s"]
+    signer: list[str | Path] = ["-signer", certificate, "-inkey", key, "-certfile", chain, "-binary", "-outform", "DER"]
+    files: list[str | Path] = ["-in", tmp_path / "data", "-out", tmp_path / "data.p7s"]
     openssl("cms", "-sign", *signer, *files)
     report = only(verify(tmp_path / "data.p7s", trust=pki().trust))
     assert (report.status, report.level) == ("valid", "")
@@ -190,7 +190,7 @@ SHA256 = "http://www.w3.org/2001/04/xmlenc#sha256"
 def xmlsec_signed(directory: Path, kind: str, template: str) -> Path:
     key, certificate, chain = key_pem(pki().keys[kind], directory)
     (directory / "template.xml").write_text(template)
-    command = [
+    command: list[str | Path] = [
         *(require("xmlsec1"), "--sign", "--privkey-pem", f"{key},{certificate},{chain}"),
         *("--output", directory / "signed.xml", directory / "template.xml"),
     ]
@@ -256,7 +256,7 @@ def pdfsig(file: Path, directory: Path) -> str:
         database.mkdir()
         subprocess.run([require("certutil"), "-N", "-d", f"sql:{database}", "--empty-password"], check=True)
         (directory / "root.pem").write_bytes(pki().root.pem)
-        trust = ["-A", "-n", "root", "-t", "CT,CT,CT", "-i", directory / "root.pem"]
+        trust: list[str | Path] = ["-A", "-n", "root", "-t", "CT,CT,CT", "-i", directory / "root.pem"]
         subprocess.run([require("certutil"), "-d", f"sql:{database}", *trust], check=True)
     done = subprocess.run(
         [require("pdfsig"), "-nssdir", database, file], check=False, capture_output=True, text=True, timeout=60
@@ -280,10 +280,21 @@ def test_pdfsig_agrees(kind, tmp_path):
 def test_openssl_agrees(kind, tmp_path):
     (tmp_path / "root.pem").write_bytes(pki().root.pem)
     document = FORMATS["cades"].document
-    (tmp_path / document.name).write_bytes(document.data)
+    (tmp_path / document.name).write_bytes(document.read())
     signature = tmp_path / f"{document.name}.p7s"
     signature.write_bytes(made("cades", pki().keys[kind]))
-    check = ["cms", "-verify", "-cades", "-binary", "-inform", "DER", "-in", signature, "-purpose", "any"]
+    check: list[str | Path] = [
+        "cms",
+        "-verify",
+        "-cades",
+        "-binary",
+        "-inform",
+        "DER",
+        "-in",
+        signature,
+        "-purpose",
+        "any",
+    ]
     check += ["-content", tmp_path / document.name, "-CAfile", tmp_path / "root.pem", "-out", tmp_path / "out"]
     openssl(*check)
     assert only(verify(signature, trust=pki().trust)).status == "valid"

@@ -89,7 +89,6 @@ def test_trust_that_is_garbage(tmp_path, content, head):
     file.write_bytes(head + content)
     try:
         trust = load_trust([file])
-    except DocumentError as error:
-        assert str(file.name) in str(error)
-    else:
-        assert not trust.anchors
+    except DocumentError:
+        return
+    assert not trust.anchors

@@ -35,7 +35,8 @@ def same_xml(before: bytes, after: bytes) -> bool:
         tree = etree.fromstring(data).getroottree()
         for value in tree.iter(f"{DS}SignatureValue"):
             value.attrib.pop("Id", None)
-        return etree.tostring(tree, method="c14n")
+        written: bytes = etree.tostring(tree, method="c14n")
+        return written
 
     return form(before) == form(after)
 
@@ -43,7 +44,7 @@ def same_xml(before: bytes, after: bytes) -> bool:
 def same_container(before: bytes, after: bytes) -> bool:
     """Whether two ZIP files hold the same files with the same contents, dates and checksums."""
 
-    def files(data: bytes):
+    def files(data: bytes) -> list[object]:
         with zipfile.ZipFile(io.BytesIO(data)) as container:
             return [(one.filename, one.date_time, one.CRC, container.read(one)) for one in container.infolist()]
 
@@ -79,7 +80,7 @@ def test_one_byte_of_the_file_beside_it(name):
     from tokenauth.signing.verification import verify
 
     data, document = made(name, pki().keys["p256"]), FORMATS[name].document
-    for _, changed in with_changes(document.data, PLACES):
+    for _, changed in with_changes(document.read(), PLACES):
         report = verify(data, trust=pki().trust, beside=[document._replace(data=changed)])
         assert report.status == "invalid"
 

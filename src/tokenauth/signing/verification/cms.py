@@ -55,6 +55,7 @@ _UNSIGNED = {
     "1.2.840.113549.1.9.16.2.25",  # CAdES-C time stamp
     "1.2.840.113549.1.9.16.2.26",  # time stamp over the references
     "0.4.0.19122.1.5",  # ATSHashIndex-v3
+    "1.0.32004.1.2",  # the MAC of an encrypted PDF (ISO/TS 32004), which pyHanko checks as it decrypts
 }
 _MOST_SIGNERS = 50
 

@@ -97,26 +97,27 @@ def _part(content: bytes, file: str | Path, signers: list[bytes]) -> Trust:
         from tokenauth.signing.verification.trusted_lists import read_trusted_list
 
         return Trust(read_trusted_list(content, Path(file).name, signers))
-    if b"BEGIN X509 CRL" in content or (crl := _crl(content)):
-        from asn1crypto import pem
-
-        return Trust(
-            crls=tuple(der for _, _, der in pem.unarmor(content, multiple=True)) if not _crl(content) else (crl,)
-        )
-    return Trust(tuple(Anchor(der) for der in _certificates(content, file)))
+    crls = _crls(content, file)
+    return Trust(crls=crls) if crls else Trust(tuple(Anchor(der) for der in _certificates(content, file)))
 
 
-def _crl(content: bytes) -> bytes:
-    """The content if it is a DER CRL; else nothing."""
+def _crls(content: bytes, file: str | Path) -> tuple[bytes, ...]:
+    """The CRLs in a file, DER; none if it is for something else."""
+    from asn1crypto import pem
     from cryptography import x509
 
-    if content.startswith(_PEM_MARK):
-        return b""
     try:
-        x509.load_der_x509_crl(content)
-    except ValueError:
-        return b""
-    return content
+        if b"-----BEGIN X509 CRL-----" not in content:
+            x509.load_der_x509_crl(content)
+            return (content,)
+        found = tuple(der for kind, _, der in pem.unarmor(content, multiple=True) if kind == "X509 CRL")
+        for der in found:
+            x509.load_der_x509_crl(der)
+    except ValueError as error:
+        if _PEM_MARK in content and b"-----BEGIN X509 CRL-----" in content:
+            raise DocumentError(f"{file} holds a CRL that can not be read: {str(error)[:200]}") from None
+        return ()
+    return found
 
 
 def _content(file: str | Path) -> bytes:

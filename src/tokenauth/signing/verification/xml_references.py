@@ -12,7 +12,7 @@ from urllib.parse import urljoin
 
 from tokenauth._records import Record
 from tokenauth.signing.verification.verdicts import Broken
-from tokenauth.signing.xades_references import BASE64, ENVELOPED, XPATH, XPATH2, by_id, decoded
+from tokenauth.signing.xades_references import BASE64, ENVELOPED, XPATH, by_id, decoded
 from tokenauth.signing.xades_xml import C14N, C14N_11, DS, EC14N, ds
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["canonical", "octets"]
 
+_XPATH2 = "http://www.w3.org/2002/06/xmldsig-filter2"
 _XML = "{http://www.w3.org/XML/1998/namespace}"
 _COMMENTS = "WithComments"
 #: What the algorithms without comments are called.
@@ -31,7 +32,7 @@ _MOST_TRANSFORMS = 5
 #: The two ways to write "without any signature"; no other expression is evaluated.
 _WITHOUT_SIGNATURES = {
     (XPATH, ds("XPath"), None): "not(ancestor-or-self::{}:Signature)",
-    (XPATH2, f"{{{XPATH2}}}XPath", "subtract"): "/descendant::{}:Signature",
+    (_XPATH2, f"{{{_XPATH2}}}XPath", "subtract"): "/descendant::{}:Signature",
 }
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from tokenauth._records import Record
 from tokenauth.signing.verification.verdicts import Broken, Doubtful
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 __all__ = ["check_contents", "check_layout"]
 
@@ -140,22 +140,18 @@ def _listed(directory: bytes, total: int) -> Iterator[_Entry]:
     for _ in range(total):
         if at + _CENTRAL.size > len(directory):
             raise _differs("its directory ends too early")
-        mark, made, *fields, name, extra, comment, disk, internal, external, offset = _CENTRAL.unpack_from(
-            directory, at
-        )
+        values = _CENTRAL.unpack_from(directory, at)
+        mark, made, needed, flags, method, time, date, crc, packed, size = values[:10]
+        name, extra, comment, disk, internal, external, offset = values[10:]
         at += _CENTRAL.size
         if mark != b"PK\x01\x02" or disk:
             raise _differs("its directory is wrong")
         _check_attributes(made, internal, external)
-        yield _Entry(*fields, directory[at : at + name], offset)
+        own = directory[at : at + name]
+        yield _Entry(needed, flags, method, time, date, crc, packed, size, own, offset)
         at += name + extra + comment
     if at != len(directory):
         raise _differs("its directory has another length")
-
-
-def _split(directory: bytes, at: int) -> tuple[Sequence[Any], Sequence[Any]]:
-    values = _CENTRAL.unpack_from(directory, at)
-    return values[:10], values[10:]
 
 
 def _check_attributes(made: int, internal: int, external: int) -> None:
@@ -185,7 +181,7 @@ def _end_of(stream: BinaryIO, entry: _Entry) -> int:
         raise _differs("a file's header and its place in the directory differ")
     if sizes != expected and not large and not (described and (sizes == (0, 0, 0) or sizes[0] == 0)):
         raise _differs("a file's header and its place in the directory differ in the size")
-    end = entry.offset + _LOCAL.size + name + extra + entry.packed
+    end: int = entry.offset + _LOCAL.size + name + extra + entry.packed
     return end + _descriptor(stream, end, expected) if described else end
 
 
