@@ -59,8 +59,8 @@ def context(number: int, *content: bytes) -> bytes:
 
 
 def integer(value: int) -> bytes:
-    """An INTEGER."""
-    return tlv(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+    """An INTEGER that is not negative."""
+    return tlv(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 
 @lru_cache(maxsize=64)
