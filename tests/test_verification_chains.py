@@ -208,6 +208,19 @@ def test_a_time_stamp_of_somebody_unknown_proves_nothing(name, document_keys):
     assert "the time is the signer's word" in report.reason
 
 
+@pytest.mark.parametrize(("revoked", "status"), [(HOUR, "valid"), (-HOUR, "invalid")])
+@pytest.mark.parametrize("name", LEVEL_NAMES)
+def test_revoked_after_a_time_stamp_and_before(name, revoked, status, document_keys):
+    key, issuer = document_keys.keys["p256"], document_keys.token.ca
+    data = made(name, key, "b-t", document_keys.means)
+    now, at = datetime.datetime.now(datetime.UTC).replace(microsecond=0), NOW + 3 * HOUR
+    lists = (crl(issuer, {key.certificate.serial_number: now + revoked}, at=at), crl(document_keys.root, {}, at=at))
+    trust = load_trust([document_keys.root_pem])._replace(crls=lists)
+    report = only(verified(name, data, trust, at=at))
+    assert report.status == status, report.reason
+    assert report.level == ("b-t" if status == "valid" else "")
+
+
 def test_a_time_stamp_of_another_signature(document_keys):
     """Taken from one signature and put into another."""
     from lxml import etree
@@ -406,3 +419,35 @@ def test_what_is_no_trusted_list(content, tmp_path):
 def test_an_anchor_has_a_time():
     old = Anchor(der(pki().root.certificate), since=NOW + DAY)
     assert verified("jws", made("jws", pki().keys["p256"]), Trust((old,))).status == "indeterminate"
+
+
+# --- from anywhere ---
+
+
+def test_inside_an_event_loop_and_in_threads():
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    data = {name: made(name, pki().keys["p256"]) for name in NAMES}
+
+    async def inside() -> list[str]:
+        return [verified(name, content).status for name, content in data.items()]
+
+    assert set(asyncio.run(inside())) == {"valid"}
+    with ThreadPoolExecutor(4) as pool:
+        reports = pool.map(lambda name: verified(name, data[name]).status, NAMES * 4)
+        assert set(reports) == {"valid"}
+
+
+def test_pyhanko_s_tracebacks_stay_off_the_terminal():
+    import subprocess
+    import sys
+
+    script = (
+        "from tests.support.signed_files import certified, made, pki, verified\n"
+        "from tokenauth.signing.verification import Trust\n"
+        "print(verified('pades', made('pades', pki().keys['p256']), Trust()).status)\n"
+        "print(verified('cades', made('cades', pki().keys['p256']), Trust()).status)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("indeterminate\nindeterminate\n", "")

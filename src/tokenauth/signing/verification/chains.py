@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tokenauth.signing.verification.evidence import Evidence
     from tokenauth.signing.verification.trust import Anchor, Trust
 
-__all__ = ["Chain", "Revoked", "judge_chain", "quiet"]
+__all__ = ["Chain", "Revoked", "hush", "judge_chain"]
 
 #: For a certificate and for its issuers: whether revocation data must be there (True) or only if the certificate says
 #: where it could be had. From the strictest on, so that data are looked at wherever they are.
@@ -139,8 +139,8 @@ def _validated(certificate: Any, context: Any, moment: datetime.datetime) -> Any
 
     validator = CertificateValidator(certificate, validation_context=context)
     try:
-        with quiet():
-            return _run(validator.async_validate_path())
+        hush()
+        return _run(validator.async_validate_path())
     except errors.RevokedError as error:
         raise _revoked(error) from None
     except errors.InsufficientRevinfoError as error:
@@ -183,15 +183,12 @@ def _plain(error: Exception) -> str:
     return text.removeprefix("The path could not be validated because ").rstrip(".").splitlines()[0][:300]
 
 
-class quiet:  # noqa: N801 - reads like the function it is used as
-    """pyhanko logs every failure with a traceback; the report has it in words."""
+def hush() -> None:
+    """Keep pyHanko's tracebacks off stderr, where Python sends warnings that nobody asked for.
 
-    def __enter__(self) -> None:
-        self._loggers = [logging.getLogger(name) for name in ("pyhanko", "pyhanko_certvalidator")]
-        self._levels = [logger.level for logger in self._loggers]
-        for logger in self._loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-
-    def __exit__(self, *_: object) -> None:
-        for logger, level in zip(self._loggers, self._levels, strict=True):
-            logger.setLevel(level)
+    It logs every failure, and reports have it in words. Whoever has set up logging still gets them.
+    """
+    for name in ("pyhanko", "pyhanko_certvalidator"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+            logger.addHandler(logging.NullHandler())

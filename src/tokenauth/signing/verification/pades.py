@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from tokenauth._records import Record
 from tokenauth.signing.verification import cms, cms_levels
 from tokenauth.signing.verification.assessment import Signature, failed, signer_name
-from tokenauth.signing.verification.chains import quiet
+from tokenauth.signing.verification.chains import hush
 from tokenauth.signing.verification.evidence import Evidence
 from tokenauth.signing.verification.stamps import Stamp
 from tokenauth.signing.verification.verdicts import Broken, Doubtful, Finding, reading
@@ -79,12 +79,12 @@ def signatures(stream: BinaryIO, password: str | None = None) -> list[Signature 
         Broken: it can not be read.
         Doubtful: it is encrypted and the password is not the right one.
     """
-    with quiet():
-        reader = _reader(stream, password)
-        fields = _fields(reader, stream)
-        evidence, problem = _security_store(reader)
-        stamps = [field for field in fields if field.is_stamp]
-        found = [_signature(field, stamps, evidence, problem, reader) for field in fields if not field.is_stamp]
+    hush()
+    reader = _reader(stream, password)
+    fields = _fields(reader, stream)
+    evidence, problem = _security_store(reader)
+    stamps = [field for field in fields if field.is_stamp]
+    found = [_signature(field, stamps, evidence, problem, reader) for field in fields if not field.is_stamp]
     if not found and stamps:
         raise Doubtful("the PDF has time stamps, but no signature")
     return found

@@ -6,12 +6,13 @@ import datetime
 import hmac
 from typing import TYPE_CHECKING, Any
 
-from tokenauth._records import Record
 from tokenauth.signing import xades_references as references
 from tokenauth.signing.verification import algorithms, xades_levels
 from tokenauth.signing.verification.assessment import Signature, failed, signer_name
 from tokenauth.signing.verification.evidence import load_certificate
 from tokenauth.signing.verification.verdicts import Broken, Doubtful, Finding, reading
+from tokenauth.signing.verification.xml_coverage import Covered
+from tokenauth.signing.verification.xml_coverage import covers as describe
 from tokenauth.signing.verification.xml_references import canonical, octets, prefixes_of
 from tokenauth.signing.verification.xml_structure import (
     check_structure,
@@ -20,7 +21,7 @@ from tokenauth.signing.verification.xml_structure import (
     the_one,
 )
 from tokenauth.signing.xades_algorithms import digest_name
-from tokenauth.signing.xades_xml import ds, local_name, parse, xades
+from tokenauth.signing.xades_xml import ds, parse, xades
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from tokenauth.signing.model import SignatureReport
     from tokenauth.signing.xades_references import Resolver
 
-__all__ = ["Covered", "is_xml", "signatures", "top_signatures"]
+__all__ = ["is_xml", "signatures", "top_signatures"]
 
 _SIGNED_PROPERTIES = "http://uri.etsi.org/01903#SignedProperties"
 _MOST_SIGNATURES, _MOST_REFERENCES = 100, 10_000
@@ -37,25 +38,6 @@ _WEAK_DIGESTS = {
     "http://www.w3.org/2000/09/xmldsig#sha1": "sha1",
     "http://www.w3.org/2001/04/xmldsig-more#md5": "md5",
 }
-
-
-_ENCODINGS = (None, "http://www.w3.org/2000/09/xmldsig#base64")
-
-
-class Covered(Record):
-    """What the references of a signature come to.
-
-    Args:
-        elements: the elements of the document that are covered with all that is in them.
-        without_signatures: the whole document is, but signatures in it are not.
-        files: the URIs of the files beside the document.
-        properties: the covered ``xades:SignedProperties``, or None.
-    """
-
-    elements: tuple[Any, ...] = ()
-    without_signatures: bool = False
-    files: tuple[str, ...] = ()
-    properties: Any = None
 
 
 def is_xml(head: bytes) -> bool:
@@ -144,7 +126,7 @@ def _signature(signature: Any, resolve: Resolver, format: str) -> Signature | Si
             certificate = _signer(properties, certificates)
             signer = signer_name(certificate)
             covered = _check_references(signature, properties, resolve, problems)
-            covers = _covers(covered, signature, problems)
+            covers = describe(covered, signature, problems)
             _check_value(signature, certificate)
             named = covered.properties is not None and _names(covered.properties)
             claimed = _claimed(covered.properties)
@@ -260,81 +242,6 @@ def _with(covered: Covered, reference: Any, properties: Any) -> Covered:
     if not uri:
         return covered._replace(without_signatures=True)
     return covered._replace(elements=(*covered.elements, element))
-
-
-def _covers(covered: Covered, signature: Any, problems: list[Finding]) -> tuple[str, ...]:
-    """What is covered, in words; parts of the document that are not make the signature doubtful."""
-    words = ["the whole document, without the signatures and comments in it"] if covered.without_signatures else []
-    words += [f"the element {local_name(one)} (Id {_identifier(one)})" for one in covered.elements]
-    words += list(covered.files)
-    if not words:
-        problems.append(Doubtful("the signature covers nothing but what the signer states"))
-    root = signature.getroottree().getroot()
-    if not covered.without_signatures and [*root.itersiblings(preceding=True), *root.itersiblings()]:
-        problems.append(Doubtful("the signature does not cover what stands before or behind the document's element"))
-    loose = [] if covered.without_signatures else _loose(signature, covered.elements)
-    if loose:
-        names = ", ".join(dict.fromkeys(local_name(one) for one in loose[:5]))
-        problems.append(Doubtful(f"the signature covers only a part of the document; not: {names}"))
-        words.append(f"not: {names}")
-    _check_objects(signature, covered, problems)
-    return tuple(words)
-
-
-def _check_objects(signature: Any, covered: Covered, problems: list[Finding]) -> None:
-    """What a signature holds must be covered, and called what the signer calls it."""
-    kinds = _media_types(signature, covered.properties)
-    for one in signature.findall(ds("Object")):
-        if set(one.attrib) - {"Id", "MimeType", "Encoding"}:
-            problems.append(Doubtful("an object in the signature has attributes that are not known"))
-        if one.find(xades("QualifyingProperties")) is not None:
-            continue
-        if not _is_within(one, covered.elements):
-            if len(one) == 0 or not all(_is_within(child, covered.elements) for child in one):
-                problems.append(Doubtful("the signature holds an object that it does not cover"))
-        elif one.get("MimeType") not in (None, kinds.get(one.get("Id"))) or one.get("Encoding") not in _ENCODINGS:
-            problems.append(Doubtful("an object in the signature is called another kind of data than the signer does"))
-
-
-def _media_types(signature: Any, properties: Any) -> dict[str, str]:
-    """Id of an object: its media type as the signer states it (EN 319 132-1 section 5.2.4)."""
-    if properties is None:
-        return {}
-    forms = properties.iterfind(f"{xades('SignedDataObjectProperties')}/{xades('DataObjectFormat')}")
-    by_reference = {form.get("ObjectReference"): form.findtext(xades("MimeType")) for form in forms}
-    return {
-        str(reference.get("URI"))[1:]: by_reference.get(f"#{reference.get('Id')}") or ""
-        for reference in signature.iterfind(f"{ds('SignedInfo')}/{ds('Reference')}")
-    }
-
-
-def _identifier(element: Any) -> str:
-    return str(element.get("Id") or element.get("ID") or element.get("id"))
-
-
-def _is_within(element: Any, covered: tuple[Any, ...]) -> bool:
-    return any(one is element for one in covered) or any(
-        above is one for above in element.iterancestors() for one in covered
-    )
-
-
-def _loose(signature: Any, covered: tuple[Any, ...]) -> list[Any]:
-    """The elements of the document beside what is covered: all but it, what is around it, and signatures."""
-    kept = {*covered, *(above for one in covered for above in one.iterancestors())}
-    kept |= set(signature.iterancestors())
-    root = signature.getroottree().getroot()
-    waiting, loose = [root], []
-    while waiting:
-        element = waiting.pop()
-        if any(element is one for one in covered) or element.tag == ds("Signature") or not local_name(element):
-            continue
-        if element not in kept:
-            loose.append(element)
-            continue
-        if (element.text or "").strip() or any((child.tail or "").strip() for child in element) or element.attrib:
-            loose.append(element)
-        waiting += list(element)
-    return loose
 
 
 def _claimed(properties: Any) -> datetime.datetime | None:
