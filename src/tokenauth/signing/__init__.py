@@ -5,6 +5,7 @@ Needs the extra ``tokenauth[sign]``. The names below are loaded when they are fi
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ _WHERE = {
     "verify": "verification",
 }
 
+_NEED_THE_EXTRA = frozenset({"verification"})
+
 __all__ = [
     "FORMATS",
     "LEVELS",
@@ -71,7 +74,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from tokenauth.signing.formats import load_part
 
-    value = getattr(load_part(_WHERE[name]), name)
+    part = f"tokenauth.signing.{_WHERE[name]}"
+    value = getattr(load_part(_WHERE[name]) if _WHERE[name] in _NEED_THE_EXTRA else importlib.import_module(part), name)
     globals()[name] = value
     return value
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT_OF", "default_format", "format_of", "load", "load_part", "output_name"]
 
 _INSTALL = "pip install 'tokenauth[sign]'"
+#: The extra's modules and packages.
+_PACKAGES = {
+    "asn1crypto": "asn1crypto",
+    "fontTools": "fonttools",
+    "jwt": "PyJWT",
+    "lxml": "lxml",
+    "PIL": "Pillow",
+    "pyhanko": "pyhanko",
+    "uharfbuzz": "uharfbuzz",
+}
 
 
 class FormatInfo(Record):
@@ -67,16 +79,18 @@ def load_part(name: str) -> Any:
     """A module of this package that needs the extra.
 
     Raises:
-        TokenAuthError: it is not installed.
+        TokenAuthError: the extra is not installed.
     """
-    try:
-        return importlib.import_module(f"tokenauth.signing.{name}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "tokenauth":
-            raise
-        raise TokenAuthError(
-            f"documents need the package {error.name!r}, which is not installed", hint=_INSTALL
-        ) from error
+    missing = _missing_packages()
+    if missing:
+        raise TokenAuthError(f"documents need {', '.join(missing)}, and that is not installed", hint=_INSTALL)
+    return importlib.import_module(f"tokenauth.signing.{name}")
+
+
+@cache
+def _missing_packages() -> tuple[str, ...]:
+    """What of the extra is not installed; parts of it are imported only where they are used."""
+    return tuple(package for module, package in _PACKAGES.items() if importlib.util.find_spec(module) is None)
 
 
 def default_format(documents: Sequence[Document]) -> str:
