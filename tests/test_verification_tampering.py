@@ -125,3 +125,13 @@ def test_cut_short_or_longer(name):
             allowed = {"xades enveloped": (b"<!-- -->", "comments"), "pades": (b"\0", "but the white space behind")}
             assert more == allowed[name][0]
             assert allowed[name][1] in report.signatures[0].covers[0]
+
+
+@pytest.mark.parametrize("name", ["cades", "xades detached", "jws"])
+def test_every_byte(name):
+    """The lowest bit of each: also of lengths, versions and unused bits, which lenient readers pass over."""
+    data = made(name, pki().keys["p256"])
+    for place in range(len(data)):
+        changed = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        report = verdict(name, changed)
+        assert report is None or report.status != "valid", (place, data[max(0, place - 30) : place + 30])

@@ -59,6 +59,7 @@ def load_certificate(der: bytes) -> x509.Certificate:
     from cryptography import x509
 
     with reading("a certificate in the signature"):
+        _check_whole_octets(parsed(der)["signature_value"])
         if parsed(der).serial_number <= 0:  # cryptography only warns (RFC 5280 section 4.1.2.2)
             raise Broken("a certificate in the signature has a serial number that is not positive")
         certificate = x509.load_der_x509_certificate(der)
@@ -81,6 +82,12 @@ def as_ocsp_response(basic: Any) -> bytes:
             }
         ).dump()
     )
+
+
+def _check_whole_octets(signature: Any) -> None:
+    """A signature is a string of whole octets (RFC 5280 section 4.1.1.3); readers differ in what else means."""
+    if signature.contents[:1] != b"\0":
+        raise Damaged("a signature on a certificate, revocation list or OCSP response is no whole number of bytes")
 
 
 def check_undamaged(evidence: Evidence, signer: bytes, trust: Trust) -> None:
@@ -176,9 +183,11 @@ def _name(certificate: x509.Certificate) -> str:
 
 
 def _check_crl(der: bytes, pool: list[x509.Certificate]) -> None:
+    import asn1crypto.crl
     from cryptography import x509
 
     with reading("a revocation list in the file"):
+        _check_whole_octets(asn1crypto.crl.CertificateList.load(der)["signature"])
         crl = x509.load_der_x509_crl(der)
         issuers = [certificate for certificate in pool if certificate.subject == crl.issuer]
         if any(_signed(crl.is_signature_valid, certificate) for certificate in issuers):
@@ -206,6 +215,7 @@ def _answered(response: Any, certificate: x509.Certificate) -> bool:
 
     try:
         basic = asn1crypto.ocsp.OCSPResponse.load(response.public_bytes(_der()))["response_bytes"]["response"].parsed
+        _check_whole_octets(basic["signature"])
         check_signature(
             certificate.public_key(),
             own_method(basic["signature_algorithm"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hmac
+import re
 from typing import TYPE_CHECKING, Any
 
 from tokenauth.signing import xades_references as references
@@ -82,7 +83,11 @@ def signatures(
         DocumentError: likewise.
     """
     with reading("the XML"):
+        if re.match(rb"[^>]*encoding=.(?!utf|UTF)[uU][tT][fF]", data):
+            raise Doubtful("the XML declares its encoding in a way that no known program does")
         tree = parse(data, name)
+        if tree.docinfo.xml_version != "1.0":
+            raise Doubtful("the document is not XML 1.0, which XML signatures are made for")
         found = top_signatures(tree)
         _check_ids(tree)
     return [_within_container(_signature(one, resolve, format), files, name_of) for one in found]

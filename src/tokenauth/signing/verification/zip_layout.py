@@ -24,11 +24,12 @@ _DESCRIPTORS = (struct.Struct("<4s3I"), struct.Struct("<3I"), struct.Struct("<4s
 _HAS_DESCRIPTOR = 0x8
 _LONGEST_END = 65535 + _END.size
 _LARGE = 0xFFFFFFFF
-#: None, directory, archive (section 4.4.15).
-_DOS_ATTRIBUTES = (0x0, 0x10, 0x20)
-#: Versions of the format that programs write (section 4.4.3), and systems (4.4.2): MS-DOS, Unix, NTFS, VFAT, macOS.
-_VERSIONS = frozenset({0, 10, 20, 23, 25, 30, 31, 40, 45, 46, 51, 52, 61, 62, 63})
-_SYSTEMS = frozenset({0, 3, 10, 14, 19})
+#: MS-DOS's attributes of a file (section 4.4.15): read-only, directory, archive.
+_READ_ONLY, _DIRECTORY, _ARCHIVE = 0x01, 0x10, 0x20
+#: Versions of the format that programs write (section 4.4.3), and systems (4.4.2): MS-DOS, Unix, NTFS, VFAT.
+_VERSIONS = frozenset({0, 10, 20, 23, 25, 30, 31, 45, 46, 63})
+_UNIX = 3
+_SYSTEMS = frozenset({0, _UNIX, 10, 14})
 _STEP = 1 << 20
 
 
@@ -160,8 +161,11 @@ def _check_attributes(made: int, internal: int, external: int) -> None:
     Nobody may read, write or run a file whose group may not, nor a group whose file's owner may not.
     """
     owner, group, others = (external >> shift & 7 for shift in (22, 19, 16))
-    likely = (made & 0xFF) in _VERSIONS and (made >> 8) in _SYSTEMS
-    if internal > 1 or external & 0xFFFF not in _DOS_ATTRIBUTES or not likely or others & ~group or group & ~owner:
+    version, system = made & 0xFF, made >> 8
+    flags = external & 0xFFFF & ~(_DIRECTORY | (0 if system == _UNIX else _ARCHIVE))
+    if flags == _READ_ONLY and not owner & 2:
+        flags = 0
+    if internal > 1 or flags or version not in _VERSIONS or system not in _SYSTEMS or others & ~group or group & ~owner:
         raise Doubtful("the container's directory describes a file in a way that no known program does")
 
 
