@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tokenauth.errors import TokenAuthError
-from tokenauth.signing import cms, der, levels
+from tokenauth.signing import cms, der
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from tokenauth.signing import levels
     from tokenauth.signing.model import Document, Job
 
 __all__ = ["complete", "extend", "prepare", "raised", "sign", "with_attribute"]
@@ -83,6 +84,10 @@ def raised(made: cms.SignedData, job: Job, *, only_stamp: bool = False) -> cms.S
     Raises:
         LevelNotReached: a time stamp or revocation data can not be had.
     """
+    if not job.reaches("b-t"):
+        return made
+    from tokenauth.signing import levels  # with all that reads ASN.1
+
     signer = made.signers[-1]
     digest = _digest_of(signer)
     if not any(map(_is_signature_time_stamp, signer.unsigned)):
@@ -161,6 +166,8 @@ def _evidence(made: cms.SignedData, job: Job) -> levels.Evidence:
     """Evidence for the signer and for the authority of each signature time stamp."""
     from cryptography import x509
 
+    from tokenauth.signing import levels
+
     signer = _parsed(made.signers[-1])
     certificates = [x509.load_der_x509_certificate(one) for one in made.certificates if one.startswith(b"\x30")]
     named = signer["sid"].chosen
@@ -181,6 +188,8 @@ def _evidence(made: cms.SignedData, job: Job) -> levels.Evidence:
 
 def _archive_time_stamp(made: cms.SignedData, job: Job) -> bytes:
     """An ``archive-time-stamp-v3`` (EN 319 122-1 section 5.5.3), a token with the index of what it covers."""
+    from tokenauth.signing import levels
+
     signer = made.signers[-1]
     digest = _digest_of(signer)
 

@@ -10,10 +10,9 @@ import hashlib
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from tokenauth._records import Record
 from tokenauth.errors import TokenAuthError
+from tokenauth.inventory.certificates import encoded
 from tokenauth.signing import der
 
 if TYPE_CHECKING:
@@ -249,7 +248,7 @@ def _signature_algorithm(key: SigningKey) -> bytes:
 
 @lru_cache(maxsize=64)
 def _encoded(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(Encoding.DER)
+    return encoded(certificate)
 
 
 @lru_cache(maxsize=64)
@@ -268,11 +267,11 @@ def _signing_certificate(certificate: x509.Certificate, digest: str) -> bytes:
     return attribute(SIGNING_CERTIFICATE_V2, der.sequence(der.sequence(identifier)))
 
 
-def read(encoded: bytes) -> tuple[Any, SignedData]:
+def read(content: bytes) -> tuple[Any, SignedData]:
     """Take a CMS signature to pieces.
 
     Args:
-        encoded: the ``ContentInfo``, DER or BER.
+        content: the ``ContentInfo``, DER or BER.
 
     Returns:
         asn1crypto's ``SignedData``, to look into, and the pieces.
@@ -283,7 +282,7 @@ def read(encoded: bytes) -> tuple[Any, SignedData]:
     from asn1crypto import cms
 
     try:
-        info = cms.ContentInfo.load(encoded)
+        info = cms.ContentInfo.load(content)
         parsed = info["content"]
         signers = tuple(map(_pieces, parsed["signer_infos"])) if info["content_type"].native == "signed_data" else ()
         found = SignedData(

@@ -38,19 +38,21 @@ class FormatInfo(Record):
         module: that makes it, under ``tokenauth.signing``.
         has_levels: it knows levels above B-B.
         lowest: the lowest level that its usual readers accept.
+        names_media_types: it says of what type the signed files are.
     """
 
     module: str
     has_levels: bool = True
     lowest: str = "b-b"
+    names_media_types: bool = False
 
 
 FORMAT_OF = {
     "pades": FormatInfo("pades"),
     "cades": FormatInfo("cades"),
-    "xades": FormatInfo("xades"),
-    "asice": FormatInfo("asic", lowest="b-lt"),
-    "asics": FormatInfo("asic", lowest="b-lt"),
+    "xades": FormatInfo("xades", names_media_types=True),
+    "asice": FormatInfo("asic", lowest="b-lt", names_media_types=True),
+    "asics": FormatInfo("asic", lowest="b-lt", names_media_types=True),
     "jws": FormatInfo("jws", has_levels=False),
 }
 #: How a signed file begins.

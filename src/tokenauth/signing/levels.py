@@ -10,11 +10,10 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from tokenauth._records import Record
 from tokenauth.errors import LevelNotReached, TokenAuthError
-from tokenauth.inventory.certificates import issued_by, walk_chain
+from tokenauth.inventory.certificates import encoded, issued_by, walk_chain
 from tokenauth.notices import notice
 from tokenauth.signing.timestamps import require_answering, signer_of, timestamp
 
@@ -202,9 +201,7 @@ def _validated(path: list[x509.Certificate], means: Means, usage: set[str]) -> E
     except (errors.PathError, errors.ValidationError) as error:
         raise TokenAuthError(f"a certificate is not good: {_sentence(error)}") from error
     ocsps = tuple(dict.fromkeys(one.dump() for one in context.ocsps))
-    certificates = [one.public_bytes(Encoding.DER) for one in path] + [
-        one for response in context.ocsps for one in _responders(response)
-    ]
+    certificates = [encoded(one) for one in path] + [one for response in context.ocsps for one in _responders(response)]
     crls = tuple(dict.fromkeys(one.dump() for one in context.crls))
     return Evidence(tuple(dict.fromkeys(certificates)), ocsps, crls)
 
@@ -217,7 +214,7 @@ def _responders(response: Any) -> list[bytes]:
 def _asn1(certificate: x509.Certificate) -> Any:
     from asn1crypto import x509 as asn1_x509
 
-    return asn1_x509.Certificate.load(certificate.public_bytes(Encoding.DER))
+    return asn1_x509.Certificate.load(encoded(certificate))
 
 
 def _sentence(error: Exception) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import mimetypes
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -141,6 +140,8 @@ def plan(
     asked = _options(options)
     chosen = format or default_format(documents)
     load(chosen)
+    if FORMAT_OF[chosen].names_media_types:
+        documents = _with_media_types(documents)
     ways = (means or Means())._replace(tsa=tsa or (means.tsa if means else None))
     reached = _level(level, chosen, ways)
     return Task(documents, chosen, reached, ways, asked, _output(documents, chosen, asked, output, overwrite=overwrite))
@@ -225,11 +226,11 @@ def documents_of(source: Source, name: str) -> tuple[Document, ...]:
         ValueError: it is an empty list.
     """
     if isinstance(source, bytes | bytearray | memoryview):
-        return (Document(name, data=bytes(source), mime=_mime(name)),)
+        return (Document(name, data=bytes(source)),)
     paths = [Path(source)] if isinstance(source, str | Path) else [Path(one) for one in source]
     if not paths:
         raise ValueError("no document was given")
-    return tuple(Document(path.name, path, mime=_mime(path.name)) for path in paths)
+    return tuple(Document(path.name, path) for path in paths)
 
 
 def written(output: Path | None, write: Callable[[BinaryIO], None]) -> Path | bytes:
@@ -247,8 +248,14 @@ def written(output: Path | None, write: Callable[[BinaryIO], None]) -> Path | by
     return output
 
 
-def _mime(name: str) -> str:
-    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+def _with_media_types(documents: tuple[Document, ...]) -> tuple[Document, ...]:
+    """Only containers and XML signatures say what is in them, and the system's table takes long to read."""
+    import mimetypes
+
+    def guessed(name: str) -> str:
+        return mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+    return tuple(one._replace(mime=guessed(one.name)) for one in documents)
 
 
 def _options(given: dict[str, Any]) -> Options:

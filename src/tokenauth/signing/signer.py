@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from asn1crypto import algos, x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from pyhanko.sign.signers.pdf_cms import Signer
 from pyhanko_certvalidator.registry import SimpleCertificateStore
+
+from tokenauth.inventory.certificates import encoded
 
 if TYPE_CHECKING:
     from cryptography import x509 as cryptography_x509
@@ -52,4 +53,4 @@ class DescribedSigner(Signer):
 
 
 def _asn1(certificate: cryptography_x509.Certificate) -> x509.Certificate:
-    return x509.Certificate.load(certificate.public_bytes(Encoding.DER))
+    return x509.Certificate.load(encoded(certificate))

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from tokenauth._records import Record
 from tokenauth.errors import SigningFailed, TokenAuthError
+from tokenauth.inventory.certificates import encoded
 from tokenauth.signing.formats import load
 from tokenauth.signing.model import Document, Job, Means, Options, SigningKey
 from tokenauth.signing.operations import check, plan, written
@@ -257,7 +257,7 @@ def _data(text: str) -> bytes:
 
 
 def _certificates(given: Sequence[x509.Certificate]) -> list[str]:
-    return [_text(one.public_bytes(Encoding.DER)) for one in given]
+    return [_text(encoded(one)) for one in given]
 
 
 def _parsed(given: Sequence[str]) -> tuple[x509.Certificate, ...]:
