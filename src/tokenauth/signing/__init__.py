@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenauth.signing.choice import find_signer
+    from tokenauth.signing.choice import find_signer, signing_key
     from tokenauth.signing.model import (
         FORMATS,
         LEVELS,
@@ -43,6 +43,7 @@ _WHERE = {
     "find_signer": "choice",
     "prepare": "two_steps",
     "sign": "operations",
+    "signing_key": "choice",
     "verify": "verification",
 }
 
@@ -65,6 +66,7 @@ __all__ = [
     "find_signer",
     "prepare",
     "sign",
+    "signing_key",
     "verify",
 ]
 

@@ -1,4 +1,4 @@
-"""Time stamps over HTTP (RFC 3161), checked as far as that needs no trust: they are of this digest, for this request."""
+"""Time stamps over HTTP (RFC 3161), checked as far as that needs no trust: of this digest, for this request."""
 
 from __future__ import annotations
 
