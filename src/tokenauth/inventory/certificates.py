@@ -52,6 +52,14 @@ def encoded(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 
 
+def name_of(certificate: x509.Certificate) -> str:
+    """The subject's common name, or all of its name if it has none."""
+    from cryptography.x509.oid import NameOID
+
+    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else certificate.subject.rfc4514_string()
+
+
 def extension(certificate: x509.Certificate, kind: str) -> Any:
     """The value of an extension by the name of cryptography's class; None if it has none."""
     from cryptography import x509

@@ -7,11 +7,11 @@ import io
 import re
 from typing import TYPE_CHECKING, Any
 
-from cryptography.x509.oid import NameOID
 from pyhanko.sign.fields import SigFieldSpec, SigSeedValueSpec, enumerate_sig_fields
 from pyhanko.stamp import TextStampStyle
 
 from tokenauth.errors import TokenAuthError
+from tokenauth.inventory.certificates import name_of
 from tokenauth.signing.model import Visible
 
 if TYPE_CHECKING:
@@ -109,10 +109,8 @@ def style_for(job: Job) -> TextStampStyle:
 
 def _filled_in(text: str, job: Job) -> str:
     moment = job.options.moment or datetime.datetime.now(datetime.UTC)
-    subject = job.key.certificate.subject
-    names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     values = {
-        "signer": str(names[0].value) if names else subject.rfc4514_string(),
+        "signer": name_of(job.key.certificate),
         "time": f"{moment:%Y-%m-%d %H:%M:%S} UTC",
         "reason": job.options.reason,
         "location": job.options.location,

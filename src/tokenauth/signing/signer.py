@@ -8,7 +8,7 @@ from asn1crypto import algos, x509
 from pyhanko.sign.signers.pdf_cms import Signer
 from pyhanko_certvalidator.registry import SimpleCertificateStore
 
-from tokenauth.inventory.certificates import encoded
+from tokenauth.inventory.certificates import encoded, name_of
 
 if TYPE_CHECKING:
     from cryptography import x509 as cryptography_x509
@@ -32,6 +32,11 @@ class DescribedSigner(Signer):
             signing_cert=_asn1(key.certificate),
             cert_registry=SimpleCertificateStore.from_certs(map(_asn1, key.chain)),
         )
+
+    @property
+    def subject_name(self) -> str:
+        """For people; pyHanko's own takes a name without a common name and an organisation for an error."""
+        return name_of(self._key.certificate)
 
     def get_signature_mechanism_for_digest(self, digest_algorithm: str | None) -> algos.SignedDigestAlgorithm:
         """As pyHanko's own; for an RSASSA-PSS certificate its parameters are ours to choose."""

@@ -18,11 +18,17 @@ def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
 
     In a thread whose loop is running already (a notebook, a web server's handler) it gets a thread of its own.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _a_loop_is_running():
         return asyncio.run(coroutine)
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, coroutine).result()
+
+
+def _a_loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
