@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import subprocess
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pyhanko.pdf_utils.reader import PdfFileReader
 from pyhanko.sign.fields import SigSeedValFlags, SigSeedValueSpec
@@ -20,6 +27,7 @@ from tests.support.programs import require
 from tokenauth.errors import LevelNotReached, TokenAuthError
 from tokenauth.signing import pades
 from tokenauth.signing.model import LEVELS, Document, Job, Means, Options, Visible
+from tokenauth.signing.schemes import key_for
 
 if TYPE_CHECKING:
     from tokenauth.signing.model import SigningKey
@@ -330,6 +338,33 @@ def test_what_is_no_pdf(signers, calls, content):
     with pytest.raises(TokenAuthError, match=r"x\.pdf can not be signed"):
         signed(signers, content)
     assert calls.signatures == 0
+
+
+BASES = (one_page(), hybrid(), with_fields("A", "B"), one_page(password="secret"))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+@given(st.data())
+def test_a_damaged_pdf_is_signed_or_refused(signers, data):
+    content = bytearray(data.draw(st.sampled_from(BASES)))
+    for _ in range(data.draw(st.integers(1, 5))):
+        start = data.draw(st.integers(0, len(content) - 1))
+        content[start : start + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+    with contextlib.suppress(TokenAuthError):
+        signed(signers, bytes(content), password="secret")
+    with contextlib.suppress(TokenAuthError):
+        extended(signers, bytes(content), "b-b", password="secret")
+
+
+def test_a_signer_without_a_common_name(signers, judged):
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COUNTRY_NAME, "XX"), x509.NameAttribute(NameOID.SERIAL_NUMBER, "1")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    certificate = signers.services.authorities["issuer"].issue(request, purposes=("document",))
+    job = Job(key_for(certificate, (), key), options=Options(visible=Visible(1, 50, 50, 200, 60)))
+    target = io.BytesIO()
+    pades.sign([Document("x.pdf", data=one_page())], job, target)
+    assert judged(target.getvalue())[0].validation == "Signature is Valid."
 
 
 def test_no_answer_means_no_signature(signers, calls, monkeypatch):

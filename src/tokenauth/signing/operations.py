@@ -142,7 +142,7 @@ def plan(
     load(chosen)
     if FORMAT_OF[chosen].names_media_types:
         documents = _with_media_types(documents)
-    ways = (means or Means())._replace(tsa=tsa or (means.tsa if means else None))
+    ways = _means(means, tsa)
     reached = _level(level, chosen, ways)
     return Task(documents, chosen, reached, ways, asked, _output(documents, chosen, asked, output, overwrite=overwrite))
 
@@ -209,7 +209,7 @@ def extend(
     """
     [document] = documents_of(source, "document")
     format = format_of(document)
-    ways = (means or Means())._replace(tsa=tsa or (means.tsa if means else None))
+    ways = _means(means, tsa)
     wanted = _known_level(level or ("b-lta" if ways.tsa else "b-lt"))
     target = Path(output) if output is not None else document.path
     if target is not None:
@@ -256,6 +256,11 @@ def _with_media_types(documents: tuple[Document, ...]) -> tuple[Document, ...]:
         return mimetypes.guess_type(name)[0] or "application/octet-stream"
 
     return tuple(one._replace(mime=guessed(one.name)) for one in documents)
+
+
+def _means(given: Means | None, tsa: str | None) -> Means:
+    means = given or Means()
+    return means._replace(tsa=tsa or means.tsa, extra=tuple(means.extra), trust=tuple(means.trust))
 
 
 def _options(given: dict[str, Any]) -> Options:

@@ -47,6 +47,8 @@ PERMISSIONS = {
     "fill-forms": MDPPerm.FILL_FORMS,
     "annotate": MDPPerm.ANNOTATE,
 }
+#: What pyHanko's reader raises where a damaged PDF surprises it.
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RecursionError)
 #: Bytes kept free for a time stamp with its certificates: most have 3 to 6 kB.
 TIME_STAMP_SIZE = 12288
 
@@ -224,6 +226,13 @@ def telling(name: str) -> Iterator[None]:
     """
     try:
         yield
+    except TokenAuthError:
+        raise
     except (PdfError, SigningError) as error:
         said = getattr(error, "msg", None) or str(error)
         raise TokenAuthError(f"{name} can not be signed: {said.rstrip('.')}") from error
+    except _DAMAGE as error:
+        raise TokenAuthError(
+            f"{name} can not be signed: it is a damaged PDF ({error or type(error).__name__})",
+            hint="open it in another program and save it as a new PDF",
+        ) from error
