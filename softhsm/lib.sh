@@ -10,7 +10,7 @@ venv=$root/.venv
 # Debian keeps nginx and apache2 in sbin, which is not on an ordinary user's PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
-# prepare EXTRA NEED...: all that must be there before the project runs. EXTRA is '' or '[test]'; needs: package_table.
+# prepare EXTRA NEED...: all that must be there before the project runs. EXTRA is '' or '[test,cards]'; needs: package_table.
 prepare() {
   local extra=$1
   shift
@@ -58,7 +58,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 package_managers='apt-get brew dnf pacman apk zypper'
 # A line per need: the commands, the header or the library, of which any one shows that it is met, then its packages for
-# each manager above. The virtual card needs Linux's namespaces, so nothing is installed for it on macOS.
+# each manager above. The virtual card and TPM need Linux, so nothing is installed for them on macOS.
 package_table='
 softhsm|softhsm2-util|softhsm2     |softhsm  |softhsm        |softhsm|softhsm     |softhsm
 nginx  |nginx        |nginx        |nginx    |nginx          |nginx  |nginx       |nginx
@@ -70,14 +70,21 @@ pkcs11.h|p11-kit-1/p11-kit/pkcs11.h|libp11-kit-dev|p11-kit|p11-kit-devel|p11-kit
 cc     |cc           |gcc libc6-dev|gcc      |gcc glibc-devel|gcc    |gcc musl-dev|gcc glibc-devel
 pinentry-tty|pinentry-tty|pinentry-tty|pinentry|pinentry-tty|pinentry|pinentry-tty|pinentry
 pinentry-curses|pinentry-curses|pinentry-curses|pinentry|pinentry|pinentry|pinentry|pinentry
+winscard.h|PCSC/winscard.h|libpcsclite-dev||pcsc-lite-devel|pcsclite|pcsc-lite-dev|pcsc-lite-devel
 pcscd  |pcscd        |pcscd        |         |pcsc-lite      |pcsclite|pcsc-lite  |pcsc-lite
 vpcd   |vpcd-config  |vsmartcard-vpcd|       |vsmartcard-vpcd|vsmartcard-vpcd|vsmartcard-vpcd|vsmartcard-vpcd
 opensc |opensc-tool  |opensc opensc-pkcs11|  |opensc         |opensc |opensc      |opensc
 yubico-piv-tool|yubico-piv-tool|yubico-piv-tool||yubico-piv-tool|yubico-piv-tool|yubico-piv-tool|yubico-piv-tool
 ykcs11 |libykcs11.so |ykcs11       |         |yubico-piv-tool|yubico-piv-tool|yubico-piv-tool-libs|yubico-piv-tool
+swtpm  |swtpm        |swtpm        |         |swtpm          |swtpm  |swtpm       |swtpm
+tpm2-tools|tpm2_getrandom|tpm2-tools|        |tpm2-tools     |tpm2-tools|tpm2-tools|tpm2.0-tools
+tpm2-abrmd|tpm2-abrmd|tpm2-abrmd libtss2-tcti-tabrmd0||tpm2-abrmd|tpm2-abrmd|tpm2-abrmd|tpm2.0-abrmd
+tpm2-pkcs11|pkcs11/libtpm2_pkcs11.so|libtpm2-pkcs11-1||tpm2-pkcs11|tpm2-pkcs11|tpm2-pkcs11|tpm2-pkcs11
+tpm2_ptool|tpm2_ptool|libtpm2-pkcs11-tools|  |tpm2-pkcs11-tools|tpm2-pkcs11|tpm2-pkcs11|tpm2-pkcs11
+dbus-daemon|dbus-daemon|dbus-daemon|         |dbus-daemon    |dbus   |dbus        |dbus-1-daemon
+nss    |certutil     |libnss3-tools|nss      |nss-tools      |nss    |nss-tools   |mozilla-nss-tools
 xmlsec1|xmlsec1      |xmlsec1      |libxmlsec1|xmlsec1      |xmlsec |xmlsec      |xmlsec1
 pdfsig |pdfsig       |poppler-utils|poppler  |poppler-utils  |poppler|poppler-utils|poppler-tools
-certutil|certutil    |libnss3-tools|nss      |nss-tools      |nss    |nss-tools   |mozilla-nss-tools
 mutool |mutool       |mupdf-tools  |mupdf-tools|mupdf        |mupdf-tools|mupdf-tools|mupdf'
 
 # table_cell NEED COLUMN
@@ -136,6 +143,10 @@ missing_packages() {
   if [ "$manager" = apt-get ] && ! venv_fits && ! "$python" -c 'import ensurepip' 2>/dev/null; then
     packages="$packages python$(python_version "$python")-venv"
   fi
+  # pyscard is compiled, and Debian packages Python's headers apart as well.
+  if [ "$manager" = apt-get ] && [[ " $* " = *' winscard.h '* ]] && ! has_headers; then
+    packages="$packages python$(python_version "$python")-dev"
+  fi
   # shellcheck disable=SC2086 # unquoted, so that needs without a package here leave no blanks
   echo $packages
 }
@@ -177,7 +188,7 @@ apt_install() {
     have sudo || die "missing packages: $*" 'This is neither root nor a machine with sudo.' "$by_hand"
     sudo true || die "missing packages: $*" 'sudo refused.' "$by_hand" # a password is asked for here, not inside a step
   fi
-  for unit in nginx.service pcscd.socket; do
+  for unit in nginx.service pcscd.socket tpm2-abrmd.service; do
     if ! have "${unit%.*}"; then newly="$newly $unit"; fi
   done
   add_start_policy
@@ -215,6 +226,8 @@ remove_start_policy() {
 is_new_enough() { [ "$("$1" -c 'import sys; print(sys.version_info >= (3, 11))' 2>/dev/null)" = True ]; }
 
 python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+
+has_headers() { [ -e "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; }
 
 # Sets $python: the one that PYTHON names, else that of a fitting .venv, else the first on PATH that is new enough.
 choose_python() {
@@ -262,12 +275,13 @@ ensure_venv() {
   step "Making ${venv##*/} with $python, version $(python_version "$python")" "$python" -m venv "$venv"
 }
 
-# install_project EXTRA: skipped while pyproject.toml is what it was at the last time; [test] includes all that '' does.
+# install_project EXTRA: skipped while pyproject.toml is what it was at the last time; [test,cards] includes all that ''
+# does.
 install_project() {
   local stamp=$venv/.installed now
   now=$(cksum <"$root/pyproject.toml")
   case $(cat "$stamp" 2>/dev/null) in
-    "$now $1" | "$now [test]") return ;;
+    "$now $1" | "$now [test,cards]") return ;;
   esac
   rm -f "$stamp"
   step "Installing tokenauth$1 into ${venv##*/}" \

@@ -12,7 +12,18 @@ import pytest
 
 from tests.support import counting
 from tests.support.documents import document_keys
-from tests.support.piv.fixtures import choose_pcscd, fresh_piv, make_stack, piv, piv_stack, yubikey, yubikey_stack
+from tests.support.faulty_module import FaultyModule
+from tests.support.piv.fixtures import (
+    choose_pcscd,
+    fresh_piv,
+    lone_piv,
+    lone_piv_stack,
+    make_stack,
+    piv,
+    piv_stack,
+    yubikey,
+    yubikey_stack,
+)
 from tests.support.signers import signers
 from tokenauth.errors import ModuleError
 from tokenauth.pkcs11.modules import load_module
@@ -22,17 +33,20 @@ from tokenauth.testing import Authority, MTLSServer, SoftToken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-__all__ = [
+__all__ = [  # fixtures
     "document_keys",
     "fresh_piv",
+    "lone_piv",
+    "lone_piv_stack",
     "make_stack",
     "piv",
     "piv_stack",
     "signers",
     "yubikey",
     "yubikey_stack",
-]  # fixtures
+]
 
 #: The keys that everything must work with.
 KEYS = tuple(kind for kind in KEY_TYPES if kind != "rsa4096")
@@ -80,6 +94,12 @@ def one_key() -> Iterator[SoftToken]:
     """A token with one P-256 client identity ``client``."""
     with SoftToken("one-key") as token:
         yield token
+
+
+@pytest.fixture
+def card(token: SoftToken, tmp_path: Path) -> FaultyModule:
+    """The test file's own ``token``, behind a module that misbehaves on request."""
+    return FaultyModule(token, tmp_path / "card")
 
 
 @pytest.fixture(scope="session")

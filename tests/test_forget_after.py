@@ -14,7 +14,6 @@ import pytest
 import tokenauth
 from tests.support.cards import in_threads, key_on, sign
 from tests.support.command_line import error_of, output_of, run
-from tests.support.faulty_module import FaultyModule
 from tokenauth.pin import Fd
 from tokenauth.pkcs11.expiry import Expiry
 from tokenauth.pkcs11.modules import load_module
@@ -37,11 +36,6 @@ def token():
 def server(token):
     with MTLSServer(token.ca) as running:
         yield running
-
-
-@pytest.fixture
-def card(token, tmp_path):
-    return FaultyModule(token, tmp_path / "card")
 
 
 class Person:

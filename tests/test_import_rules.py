@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(tokenauth.__file__).parent
 #: Each layer knows those before it; those in one row do not know each other.
 LAYERS = [
-    {"_files", "_records", "_version"},
+    {"_files", "_lazy", "_records", "_version"},
     {"errors", "notices"},
     {"uri"},
     {"pin"},
@@ -37,7 +37,7 @@ ALLOWED_ACROSS = {("testing", "provisioning"), ("doctor", "readers")}
 ONLY_IN = {
     "click": ("cli/",),
     "pkcs11": ("pkcs11/binding.py",),
-    "smartcard": ("cards/", "cards.py"),
+    "smartcard": ("cards/pcsc.py",),
     "keyring": ("pin/desktop.py",),
     "ctypes": (
         "tls/openssl/",
@@ -164,6 +164,7 @@ HEAVY = {
     "pyhanko",
     "lxml",
     "jwt",
+    "smartcard",
 }
 
 

@@ -4,46 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.piv.handle import Holder
-from tests.support.piv.stack import CardStack, opensc_module, ykcs11_module
+from tests.support.piv.place import Place
+from tests.support.piv.stack import opensc_module, ykcs11_module
 from tokenauth.testing import Authority, MTLSServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="vpcd is kept apart by Linux's namespaces")
-
-SCRIPT = Path(__file__).parent / "support/piv/steps_script.py"
-
-
-class Place(NamedTuple):
-    """A card, the module that serves it, and a server that takes its certificates."""
-
-    stack: CardStack
-    module: Path
-    server: MTLSServer
-
-    def tokenauth(self, *arguments: str, pin: str = "123456"):
-        command = (sys.executable, "-m", "tokenauth", *arguments)
-        module = str(self.module)
-        return self.stack.run(*command, CARD_PIN=pin, TOKENAUTH_PIN_SOURCE="env:CARD_PIN", TOKENAUTH_MODULE=module)
-
-    def get(self, **options):
-        return self.tokenauth("get", self.server.url, "--cacert", str(self.server.cafile), **options)
-
-    def steps(self, *steps: str, slot: str = "01", pin: str = "123456") -> list[str]:
-        """What each step of the script came to."""
-        arguments = (self.module, f"pkcs11:id=%{slot}", str(self.server.port), self.server.cafile)
-        done = self.stack.run(sys.executable, SCRIPT, *arguments, *steps, CARD_PIN=pin)
-        assert done.returncode == 0, done.stderr.decode()
-        lines = done.stdout.decode().splitlines()
-        assert [line.partition(":")[0] for line in lines] == list(steps)
-        return [line.partition(": ")[2] for line in lines]
 
 
 @pytest.fixture(params=["opensc", "ykcs11"])
@@ -117,7 +90,7 @@ def test_a_blocked_card_is_never_tried(place):
 
 
 def test_the_signature_key_takes_the_pin_each_time(place):
-    assert place.steps("sign", "sign", slot="02") == ["ok", "ok"]
+    assert place.steps("sign", "sign", slot="9C") == ["ok", "ok"]
     counters = place.stack.card.counters
     assert counters.signatures == {"9C": 2}
     assert counters.pin_attempts == 3  # the login, and one for each signature
@@ -128,7 +101,7 @@ def test_the_signature_key_in_a_handshake(make_stack):
     authority = Authority()
     stack.card.personalise(authority, {"9C": Holder("p256")})
     with MTLSServer(authority) as server:
-        assert Place(stack, opensc_module(), server).steps("handshake", "handshake", slot="02") == ["ok", "ok"]
+        assert Place(stack, opensc_module(), server).steps("handshake", "handshake", slot="9C") == ["ok", "ok"]
     assert stack.card.counters.signatures == {"9C": 2}
 
 

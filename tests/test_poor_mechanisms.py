@@ -46,11 +46,6 @@ def server(token):
         yield running
 
 
-@pytest.fixture
-def card(token, tmp_path):
-    return FaultyModule(token, tmp_path / "card")
-
-
 # TLS with poor tokens.
 
 

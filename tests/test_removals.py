@@ -188,11 +188,6 @@ WRONG = "00000000-wrong"
 CALLED = sorted({*SLOW, "C_FindObjectsFinal", "C_GetMechanismList", "C_GetMechanismInfo"} - SEEING - {"C_Login"})
 
 
-@pytest.fixture
-def card(token, tmp_path):
-    return FaultyModule(token, tmp_path / "card")
-
-
 def context_for(card, token, server, pin=None):
     return tokenauth.create_context(
         token.uri, pin=pin or token.pin, module=card.path, cafile=server.cafile, reuse_sessions=False

@@ -17,7 +17,6 @@ import urllib3
 import tokenauth
 from tests.support import counting
 from tests.support.connect import connected, fetch
-from tests.support.faulty_module import FaultyModule
 from tests.support.nginx import Nginx, NginxOptions
 from tests.support.proxy import ConnectProxy
 from tokenauth.testing import MTLSServer, SoftToken
@@ -223,11 +222,6 @@ def test_a_child_uses_none_of_its_parents(token, server):
 
 
 # No longer than the token is there and logged in to.
-
-
-@pytest.fixture
-def card(token, tmp_path):
-    return FaultyModule(token, tmp_path / "card")
 
 
 def test_a_card_that_left_ends_them_though_nobody_noticed(card, token, server):

@@ -14,7 +14,6 @@ import requests
 import tokenauth
 from tests.support.command_line import COMMAND, environment
 from tests.support.connect import fetch
-from tests.support.faulty_module import FaultyModule
 from tests.test_poor_cards import key_of, sign
 from tokenauth.pkcs11 import tokens
 from tokenauth.testing import MTLSServer, SoftToken
@@ -33,11 +32,6 @@ def token():
 def server(token):
     with MTLSServer(token.ca) as running:
         yield running
-
-
-@pytest.fixture
-def card(token, tmp_path):
-    return FaultyModule(token, tmp_path / "card")
 
 
 def notices(caplog):

@@ -24,6 +24,7 @@ __all__ = [
     "PinLocked",
     "PinRefused",
     "PinRequired",
+    "ReadersUnavailable",
     "SigningFailed",
     "TokenAuthError",
     "TokenNotFound",
@@ -69,6 +70,20 @@ class ModuleError(TokenAuthError):
     """A PKCS#11 module is missing, is no PKCS#11 module, or failed as a whole."""
 
     default_hint = "run 'tokenauth doctor' to see which modules are found and why one does not load"
+
+
+class ReadersUnavailable(TokenAuthError):
+    """The readers can not be looked at through PC/SC; all that needs only a PKCS#11 module works without.
+
+    Args:
+        message: what happened.
+        reason: ``pyscard``: it is not installed; ``service``: PC/SC does not run; ``permission``: it refuses this user;
+            ``reader``: there is none.
+    """
+
+    def __init__(self, message: str, *, reason: str, hint: str = "") -> None:
+        self.reason = reason
+        super().__init__(message, hint=hint)
 
 
 class TokenNotFound(TokenAuthError):

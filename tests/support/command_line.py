@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import tokenauth
+from tokenauth.cli import root
 from tokenauth.provisioning.softhsm import softhsm_module, write_configuration
 
 TIMEOUT = 30.0  # seconds
@@ -23,6 +26,7 @@ def environment(**more: str) -> dict[str, str]:
         "PYTHONPATH": str(Path(tokenauth.__file__).parents[1]),
         "SOFTHSM2_CONF": os.environ.get("SOFTHSM2_CONF", "/nonexistent"),
         "TOKENAUTH_MODULE": softhsm_module(),
+        "PCSCLITE_CSOCK_NAME": "/nonexistent/pcscd.comm",  # the tester's readers are left alone
     }
     return {name: value for name, value in (given | more).items() if value}
 
@@ -40,6 +44,16 @@ def run(*arguments: str, input: str | None = None, **more: str) -> subprocess.Co
         start_new_session=True,  # no controlling terminal, whoever runs the tests
         check=False,
     )
+
+
+def run_here(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run ``tokenauth`` in this process: its exit code, stdout and stderr, neither of which shows a defect."""
+    code = root.run(arguments)
+    output, errors = capsys.readouterr()
+    for text in (output, errors):
+        assert "Traceback" not in text
+        assert "defect of tokenauth" not in text
+    return code, output, errors
 
 
 def error_of(done: subprocess.CompletedProcess[str], code: int) -> str:

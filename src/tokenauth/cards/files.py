@@ -4,17 +4,17 @@ A user's ``modules.toml`` and ``cards.toml`` stand in the user's directory of th
 What is wrong in them is a problem that is told; it hides no other row.
 """
 # pathlib is not used because the rest of the look-up of modules does without it, for the start of a short script.
-# ruff: noqa: PTH110, PTH111, PTH113, PTH118, PTH123
+# ruff: noqa: PTH110, PTH113, PTH118, PTH123
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from tokenauth._records import Record
+from tokenauth.cards.places import user_directory
 from tokenauth.cards.rows import CARD_FIELDS, MODULE_FIELDS, Card, Field, Module, RowError, read_row
 
 __all__ = ["CARDS", "MODULES", "TableFile", "built_in", "read_rows", "user_directory", "user_rows"]
@@ -43,29 +43,6 @@ class TableFile(Record):
 MODULES = TableFile("modules.toml", "module", "id", MODULE_FIELDS, Module)
 CARDS = TableFile("cards.toml", "card", "kind", CARD_FIELDS, Card)
 _FILES = {file.name: file for file in (MODULES, CARDS)}
-
-
-def user_directory(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> str:
-    """The directory of the user's own tables; empty for none.
-
-    A user's row may let a module be loaded, and what is loaded runs with the rights of this process. As p11-kit does
-    with its files of users, root's processes therefore read none, so that ``sudo`` runs nobody's code. There is no
-    exception: root names a module with ``--module``, ``TOKENAUTH_MODULE`` or a file in p11-kit's own directories.
-    """
-    if hasattr(os, "getuid") and os.getuid() == 0:
-        return ""
-    home = environ.get("HOME") or os.path.expanduser("~")
-    if platform == "win32":
-        base = environ.get("APPDATA", "")
-    elif platform == "darwin":
-        base = os.path.join(home, "Library", "Application Support")
-    else:
-        base = environ.get("XDG_CONFIG_HOME", "")
-        if not base.startswith(
-            "/"
-        ):  # a relative path there is to be ignored, says the XDG base directory specification
-            base = os.path.join(home, ".config")
-    return os.path.join(base, "tokenauth") if base else ""
 
 
 def built_in(file: TableFile) -> tuple[Any, ...]:

@@ -37,11 +37,16 @@ def write(line: str = "") -> None:
     click.echo(line)
 
 
-def write_json(value: Any) -> None:
-    """Write data as JSON to stdout, in ASCII, so that no locale and no terminal changes its meaning."""
+def write_json(value: Any, *, indent: int | None = 2) -> None:
+    """Write data as JSON to stdout, in ASCII, so that no locale and no terminal changes its meaning.
+
+    Args:
+        value: the data.
+        indent: columns for each level; None for all on one line.
+    """
     import json
 
-    click.echo(json.dumps(value, indent=2))
+    click.echo(json.dumps(value, indent=indent))
 
 
 def say(text: str) -> None:

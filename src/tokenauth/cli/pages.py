@@ -9,7 +9,7 @@ from tokenauth.cli.output import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["identity_lines", "token_lines"]
+__all__ = ["card_name", "identity_lines", "reader_lines", "token_lines"]
 
 _PIN_STATES = {
     "ok": "",
@@ -55,6 +55,40 @@ def identity_lines(identity: dict[str, Any], more: Iterable[tuple[str, str]]) ->
         ("valid from", _day(identity["not_before"])),
     ]
     yield from _block(identity["uri"], [*_rows(identity), *details, *more], indent="")
+
+
+def reader_lines(reader: dict[str, Any], more: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """A reader and what is in it.
+
+    Args:
+        reader: as :func:`tokenauth.readers.reader_record` makes it.
+        more: further (name, value).
+    """
+    if not reader["present"]:
+        yield printable(f"{reader['reader']}: no card")
+        return
+    tries = reader["pin_tries"]
+    rows = [
+        ("card", card_name(reader["card"])),
+        ("ATR", bytes.fromhex(reader["atr"]).hex(" ").upper()),
+        ("served by", _module(reader["module"])),
+        ("PIN tries", "" if tries is None else f"{tries} left" if tries else "none left: the PIN is locked"),
+    ]
+    yield from _block(f"{reader['reader']}: a card", [*rows, *more], indent="")
+
+
+def card_name(card: dict[str, Any] | None) -> str:
+    """What people call a card."""
+    if card is None:
+        return "not known"
+    return f"{card['name']}, {card['country']}" if card["country"] else str(card["name"])
+
+
+def _module(module: dict[str, Any] | None) -> str:
+    if module is None:
+        return ""
+    where = module["path"] or f"not installed: {module['install'] or 'ask who issued the card'}"
+    return f"{module['name']} ({where})"
 
 
 def _rows(identity: dict[str, Any]) -> list[tuple[str, str]]:

@@ -68,6 +68,8 @@ def _certificate_fields(identity: Identity) -> tuple[dict[str, Any], list[str]]:
         try:
             values[name] = read(certificate)
         except (ValueError, UnsupportedAlgorithm) as error:
+            if name == "key":  # it is among the identity's own problems
+                continue
             problems.append(f"its {name.replace('_', ' ')} can not be read: {error}")
     return values, problems
 

@@ -23,6 +23,7 @@ _COMMANDS = {
     "list": "tokenauth.cli.commands.list",
     "show": "tokenauth.cli.commands.show",
     "get": "tokenauth.cli.commands.get",
+    "readers": "tokenauth.cli.commands.readers",
     "softtoken": "tokenauth.cli.commands.softtoken",
     "demo": "tokenauth.cli.commands.demo",
     "doctor": "tokenauth.cli.commands.doctor",
@@ -54,7 +55,7 @@ def cli(context: click.Context) -> None:
       0  done
       1  failed
       2  wrong usage
-      3  no module, no token, no identity, or several where one is needed
+      3  no module, no reader, no token, no identity, or several where one is needed
       4  PIN required, wrong, refused or locked
       5  the other side refused, or TLS with it failed
     """

@@ -12,15 +12,16 @@ import requests.adapters
 import requests.utils
 
 from tokenauth.pin import as_source
-from tokenauth.tls.context import create_context, wanted
+from tokenauth.tls.context import create_context, removal_of, wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tokenauth.inventory.identity import Identity
     from tokenauth.pin import PinSource
+    from tokenauth.tls.removal import Removal
     from tokenauth.tls.selection import CertificateRequest
-    from tokenauth.uri import TokenURI
+    from tokenauth.uri import TokenInfo, TokenURI
 
 __all__ = ["Session", "TokenAdapter"]
 
@@ -43,6 +44,7 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
         isolate: as in :func:`tokenauth.create_context`.
         reuse_sessions: as in :func:`tokenauth.create_context`.
         wait: as in :func:`tokenauth.create_context`.
+        on_remove: as in :func:`tokenauth.create_context`.
         **settings: as in :class:`requests.adapters.HTTPAdapter`.
     """
 
@@ -58,6 +60,7 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
         isolate: bool | None = None,
         reuse_sessions: bool = True,
         wait: float | bool = False,
+        on_remove: Callable[[TokenInfo], object] | Removal | None = None,
         **settings: Any,
     ) -> None:
         self._own = uri_or_context if isinstance(uri_or_context, ssl.SSLContext) else None
@@ -71,6 +74,7 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
             "isolate": isolate,
             "reuse_sessions": reuse_sessions,
             "wait": wait,
+            "on_remove": removal_of(on_remove),  # one for all contexts, so that it is called once
         }
         self._contexts: dict[str | bool, ssl.SSLContext] = {}
         self._lock = threading.Lock()
@@ -135,6 +139,7 @@ class Session(requests.Session):
         isolate: as in :func:`tokenauth.create_context`.
         reuse_sessions: as in :func:`tokenauth.create_context`.
         wait: as in :func:`tokenauth.create_context`.
+        on_remove: as in :func:`tokenauth.create_context`.
 
     Raises:
         as :func:`tokenauth.create_context`. A failed handshake arrives as requests' ``SSLError``, whose text tells
@@ -154,6 +159,7 @@ class Session(requests.Session):
         isolate: bool | None = None,
         reuse_sessions: bool = True,
         wait: float | bool = False,
+        on_remove: Callable[[TokenInfo], object] | None = None,
     ) -> None:
         super().__init__()
         self.verify = verify
@@ -168,6 +174,7 @@ class Session(requests.Session):
             isolate=isolate,
             reuse_sessions=reuse_sessions,
             wait=wait,
+            on_remove=on_remove,
         )
         self.mount("https://", adapter)
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from tokenauth.doctor.cards import Surroundings, check_cards, look_at_readers
+from tokenauth.doctor.clock import check_clock
 from tokenauth.doctor.environment import check_environment
-from tokenauth.doctor.findings import Finding
+from tokenauth.doctor.findings import RESET, UNBLOCK, Finding
 from tokenauth.doctor.identities import check_identity
+from tokenauth.doctor.modules import REPAIR, check_isolation, check_modules, check_table, reason_of
 from tokenauth.errors import ModuleError, TokenAuthError
+from tokenauth.inventory.candidates import find_modules
+from tokenauth.inventory.survey import Inventory, take_inventory
+from tokenauth.uri import TokenURI
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tokenauth.inventory.survey import TokenEntry
-    from tokenauth.pkcs11.discovery import ModuleCandidate
 
 __all__ = ["examine"]
 
@@ -28,32 +33,17 @@ def examine(module: str | None = None) -> list[Finding]:
     Returns:
         The findings, in the order in which things build on each other.
     """
-    findings = [*_check_python(), *check_environment(os.environ), _check_isolation()]
-    modules = list(_check_modules(module))
-    findings += modules
-    if any(finding.status == "ok" for finding in modules):
-        told = {finding.why for finding in modules}
-        findings.extend(_check_tokens(module, told))
-    return findings
-
-
-def _check_isolation() -> Finding:
-    from tokenauth.pkcs11.isolation import SWITCH, find_tools, switched_on
-
+    seen = look_at_readers()  # first: a module that is loaded connects to the cards
+    findings = [*_check_python(), *check_environment(os.environ), *check_clock(), *check_table(), check_isolation()]
     try:
-        on = switched_on()
+        found = find_modules(module)
     except ModuleError as error:
-        return Finding("isolation", "error", error.message, "no module is loaded", error.hint)
-    try:
-        tools = find_tools()
-    except ModuleError as error:
-        if on:
-            return Finding("isolation", "error", error.message, f"{SWITCH} is set", error.hint)
-        return Finding("isolation", "ok", "off, and not possible here", error.message)
-    with_what = f"{tools.program} and {tools.client}"
-    if on:
-        return Finding("isolation", "ok", f"on: each module runs in a process of its own, by {with_what}")
-    return Finding("isolation", "ok", f"off; {SWITCH}=1 runs each module in a process of its own, by {with_what}")
+        return [*findings, Finding("module", "error", error.message, next=error.hint)]
+    told, working = check_modules(found.candidates, found.problems)
+    inventory = take_inventory(TokenURI(), module=module) if working else Inventory((), (), 0)
+    around = Surroundings(tuple(found.candidates), working, inventory.entries)
+    tokens = _check_tokens(inventory, {finding.why for finding in told}) if working else ()
+    return [*findings, *told, *check_cards(seen, around), *tokens]
 
 
 def _check_python() -> Iterator[Finding]:
@@ -73,69 +63,13 @@ def _check_python() -> Iterator[Finding]:
         yield Finding("openssl", "ok", f"{ssl.OPENSSL_VERSION} takes keys that live in tokens")
 
 
-def _check_modules(module: str | None) -> Iterator[Finding]:
-    from tokenauth.pkcs11.discovery import survey
-
-    try:
-        found = survey(module)
-    except ModuleError as error:
-        yield Finding("module", "error", error.message, next=error.hint)
-        return
-    for problem in found.problems:
-        yield Finding("module", "warning", problem, next="correct or remove that file")
-    if not found.candidates:
-        yield Finding(
-            "module",
-            "error",
-            "no PKCS#11 module is installed",
-            "a module is the library through which programs use a token",
-            "install your card's software (for many cards: the package opensc), or softhsm2 to try things",
-        )
-    yield from map(_check_module, found.candidates)
-
-
-_REPAIR = "install the module's software again, or name another file with --module or TOKENAUTH_MODULE"
-#: By the module's name: what usually is the matter with it.
-_REPAIRS = {
-    "softhsm2": "let SOFTHSM2_CONF name a configuration that you can read ('tokenauth softtoken init' makes one); the "
-    "system's own is often for root only",
-}
-
-
-def _check_module(candidate: ModuleCandidate) -> Finding:
-    from tokenauth.pkcs11.modules import load_module
-
-    named = f"{candidate.path} ({candidate.origin})"
-    try:
-        module = load_module(candidate.path)
-    except ModuleError as error:
-        return Finding(
-            "module",
-            "error",
-            f"{named} does not work",
-            _reason(error),
-            _REPAIRS.get(candidate.name, _REPAIR),
-        )
-    info = module.info
-    version = ".".join(map(str, info.version))
-    return Finding("module", "ok", f"{named}: {info.manufacturer} {info.description} {version}")
-
-
-def _reason(error: TokenAuthError) -> str:
-    return error.message + (f" ({error.ckr})" if error.ckr else "")
-
-
-def _check_tokens(module: str | None, told: set[str]) -> Iterator[Finding]:
+def _check_tokens(inventory: Inventory, told: set[str]) -> Iterator[Finding]:
     """Check what the modules show; `told` are the reasons for which modules were found not to load."""
-    from tokenauth.inventory.survey import take_inventory
-    from tokenauth.uri import TokenURI
-
-    inventory = take_inventory(TokenURI(), module=module)
     for failure in inventory.failures:
         if not isinstance(failure, ModuleError):
             yield Finding("token", "error", str(failure), next="take the card out, insert it again and run this again")
-        elif _reason(failure) not in told:
-            yield Finding("module", "warning", _reason(failure), "no token shows through it", _REPAIR)
+        elif not any(reason_of(failure) in why for why in told):
+            yield Finding("module", "warning", reason_of(failure), "no token shows through it", REPAIR)
     if not inventory.entries:
         yield Finding(
             "token",
@@ -147,17 +81,18 @@ def _check_tokens(module: str | None, told: set[str]) -> Iterator[Finding]:
     for entry in inventory.entries:
         yield _check_token(entry)
         for identity in entry.identities:
-            yield check_identity(identity)
+            yield check_identity(identity, entry.identities)
 
 
-_UNBLOCK = "unblock it with the PUK or the security officer's PIN, with the card's own program"
-_RESET = "enter the right PIN once with the card's own program; that resets the counter"
 #: PIN state: status, what, why, next.
 _PIN_STATES = {
-    "low": ("warning", "a wrong PIN was entered", "a few more lock the token", _RESET),
-    "final": ("error", "one PIN try is left", "tokenauth does not spend the last try", _RESET),
-    "locked": ("error", "its PIN is locked", "no key that needs a login can be used", _UNBLOCK),
+    "low": ("warning", "a wrong PIN was entered", "a few more lock the token", RESET),
+    "final": ("error", "one PIN try is left", "tokenauth does not spend the last try", RESET),
+    "locked": ("error", "its PIN is locked", "no key that needs a login can be used", UNBLOCK),
 }
+
+
+_ATTESTS = "and {} more certificate(s) that say where its keys come from (YubiKey attestation); they are no identities"
 
 
 def _check_token(entry: TokenEntry) -> Finding:
@@ -175,4 +110,5 @@ def _check_token(entry: TokenEntry) -> Finding:
             "without a certificate there is no identity to authenticate with",
             "put a certificate on it with the card's own program",
         )
-    return Finding("token", "ok", f"{named}: {len(entry.identities)} identities")
+    why = _ATTESTS.format(entry.attestations) if entry.attestations else ""
+    return Finding("token", "ok", f"{named}: {len(entry.identities)} identities", why)

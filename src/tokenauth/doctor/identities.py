@@ -9,6 +9,8 @@ from tokenauth.doctor.findings import Finding
 from tokenauth.errors import IdentityNotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cryptography import x509
 
     from tokenauth.inventory.identity import Identity
@@ -18,6 +20,8 @@ __all__ = ["check_identity"]
 #: How long before its end a certificate deserves attention.
 _NOTICE = datetime.timedelta(days=30)
 _RENEW = "have a new certificate issued"
+#: How OpenSC's and Yubico's modules end the label of the certificate in PIV slot 9C.
+_SIGNATURE_SLOT = "for Digital Signature"
 
 
 class _Validity(NamedTuple):
@@ -28,8 +32,13 @@ class _Validity(NamedTuple):
     next: str
 
 
-def check_identity(identity: Identity) -> Finding:
-    """Check one identity. What hinders it most is told; the other problems stand beside it."""
+def check_identity(identity: Identity, all_on_token: Sequence[Identity] = ()) -> Finding:
+    """Check one identity. What hinders it most is told; the other problems stand beside it.
+
+    Args:
+        identity: the identity.
+        all_on_token: all of the same token, one of which may be the better choice.
+    """
     try:
         certificate = identity.certificate
         validity = _validity(certificate, datetime.datetime.now(datetime.UTC))
@@ -48,9 +57,32 @@ def check_identity(identity: Identity) -> Finding:
     if problems:
         action = f"tokenauth show '{identity.uri}'"
         return Finding("certificate", "warning", f"{identity.uri} has a problem", why, action)
+    why, action = _special(identity, all_on_token)
     if validity.status == "warning":
-        return Finding("certificate", "warning", f"{identity.uri} {validity.what}", "", validity.next)
-    return Finding("certificate", "ok", f"{identity.uri} {validity.what}")
+        return Finding("certificate", "warning", f"{identity.uri} {validity.what}", why, validity.next)
+    return Finding("certificate", "ok", f"{identity.uri} {validity.what}", why, action)
+
+
+def _special(identity: Identity, all_on_token: Sequence[Identity]) -> tuple[str, str]:
+    """What is to be known of an identity that is fine, and what to do about it."""
+    if not _asks_each_time(identity):
+        return "", ""
+    why = "its key asks for the PIN at each signature, as a signature key does (PIV slot 9C)"
+    better = [
+        other.uri
+        for other in all_on_token
+        if other is not identity
+        and "tls-client" in other.purposes
+        and not _asks_each_time(other)
+        and not other.problems
+    ]
+    return why, f"for TLS use {better[0]}" if better else ""
+
+
+def _asks_each_time(identity: Identity) -> bool:
+    """Most keys do not show before a login; but the PIV modules name certificates like the slots (SP 800-73-4)."""
+    shown = identity.always_authenticate
+    return identity.label.endswith(_SIGNATURE_SLOT) if shown is None else shown
 
 
 def _validity(certificate: x509.Certificate, now: datetime.datetime) -> _Validity:

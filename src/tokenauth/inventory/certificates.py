@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tokenauth.errors import MechanismUnsupported
+
 if TYPE_CHECKING:
     import datetime
     from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +43,10 @@ def parse(der: bytes) -> x509.Certificate:
     """
     from cryptography import x509
 
-    return x509.load_der_x509_certificate(der)
+    try:
+        return x509.load_der_x509_certificate(der)
+    except x509.InvalidVersion as error:
+        raise ValueError(str(error)) from None
 
 
 def encoded(certificate: x509.Certificate) -> bytes:
@@ -61,13 +66,19 @@ def name_of(certificate: x509.Certificate) -> str:
 
 
 def extension(certificate: x509.Certificate, kind: str) -> Any:
-    """The value of an extension by the name of cryptography's class; None if it has none."""
+    """The value of an extension by the name of cryptography's class; None if it has none.
+
+    Raises:
+        ValueError: its extensions can not be read.
+    """
     from cryptography import x509
 
     try:
         return certificate.extensions.get_extension_for_class(getattr(x509, kind)).value
     except x509.ExtensionNotFound:
         return None
+    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise ValueError(str(error)) from None
 
 
 def is_authority(certificate: x509.Certificate) -> bool:
@@ -117,7 +128,21 @@ def problems_of(certificate: x509.Certificate, now: datetime.datetime) -> list[s
             problems.append("its key usage allows neither TLS nor document signatures")
     except ValueError as error:
         problems.append(f"its extensions can not be read: {error}")
-    return problems
+    return problems + _key_problems(certificate)
+
+
+def _key_problems(certificate: x509.Certificate) -> list[str]:
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    from tokenauth.pkcs11.private_keys import shape_of
+
+    try:
+        shape_of(certificate.public_key())
+    except MechanismUnsupported:
+        return ["its key is neither RSA, EC nor Ed25519"]
+    except (ValueError, UnsupportedAlgorithm) as error:
+        return [f"its key can not be read: {error}"]
+    return []
 
 
 def issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

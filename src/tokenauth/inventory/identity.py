@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from tokenauth._lazy import lazy_property
 from tokenauth._records import Record
 from tokenauth.errors import IdentityNotFound
 from tokenauth.inventory import certificates
@@ -99,7 +99,13 @@ class Identity:
         """The token's other certificates, DER; the chain is among them."""
         return self._found.others
 
-    @cached_property
+    @property
+    def always_authenticate(self) -> bool | None:
+        """Its key takes the PIN for each signature; None if that does not show, as for most keys before a login."""
+        key = self._found.private_key
+        return None if key is None else key.always_authenticate
+
+    @lazy_property
     def uri(self) -> str:
         """The ``pkcs11:`` URI that selects this identity and no other."""
         info = self.token
@@ -111,7 +117,7 @@ class Identity:
             named["vendor_query"] = [(FINGERPRINT, fingerprint(self.certificate_der))]
         return str(TokenURI(**{name: value for name, value in named.items() if value not in ("", b"")}))
 
-    @cached_property
+    @lazy_property
     def certificate(self) -> x509.Certificate:
         """The certificate.
 
@@ -123,7 +129,15 @@ class Identity:
         except ValueError as error:
             raise self.unreadable(error) from None
 
-    def unreadable(self, reason: ValueError) -> IdentityNotFound:
+    def text_of(self, name: str) -> str:
+        """The certificate's ``subject`` or ``issuer`` in words (RFC 4514), also if it can not be read."""
+        try:
+            words: str = getattr(self.certificate, name).rfc4514_string()
+        except (IdentityNotFound, ValueError):
+            return f"(the {name} can not be read)"
+        return words
+
+    def unreadable(self, reason: Exception) -> IdentityNotFound:
         """The error for a certificate that is none."""
         return IdentityNotFound(
             f"certificate {self.label!r} can not be read: {reason}",
@@ -131,17 +145,27 @@ class Identity:
             hint="write the certificate to the token again, or name another identity",
         )
 
-    @cached_property
+    @lazy_property
     def chain(self) -> list[x509.Certificate]:
         """The certificate's issuers that are on the token, nearest first; each signature was checked."""
         return certificates.chain_of(self.certificate, self.neighbours)
 
-    @cached_property
+    @lazy_property
     def private_key(self) -> Any:
-        """The private key, as one of ``cryptography``'s; it signs through the token and never leaves it."""
+        """The private key, as one of ``cryptography``'s; it signs through the token and never leaves it.
+
+        Raises:
+            IdentityNotFound: the certificate, or the public key in it, can not be read.
+            MechanismUnsupported: the key is neither RSA, EC nor Ed25519.
+        """
+        from cryptography.exceptions import UnsupportedAlgorithm
+
         from tokenauth.pkcs11.private_keys import private_key, shape_of
 
-        public_key = self.certificate.public_key()
+        try:
+            public_key = self.certificate.public_key()
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise self.unreadable(error) from None
         return private_key(self.token_key(shape_of(public_key)), public_key)
 
     def token_key(self, shape: KeyShape, credentials: Credentials | None = None) -> TokenKey:
@@ -159,7 +183,7 @@ class Identity:
         """For the login that the key may need."""
         return self._credentials
 
-    @cached_property
+    @lazy_property
     def purposes(self) -> list[str]:
         """What the certificate allows: some of ``tls-client``, ``tls-server``, ``document``."""
         try:

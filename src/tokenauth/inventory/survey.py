@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from tokenauth._records import Record
 from tokenauth.errors import ModuleError, TokenAuthError
 from tokenauth.inventory import certificates
+from tokenauth.inventory.candidates import find_modules
 from tokenauth.inventory.identity import FINGERPRINT, Found, Identity, fingerprint
 from tokenauth.pin import from_uri
-from tokenauth.pkcs11.discovery import discover
 from tokenauth.pkcs11.keys import KeyReference, matching_key
 from tokenauth.pkcs11.modules import Module, SlotFailure, load_module
 from tokenauth.pkcs11.objects import CertificateObject, Objects, read_objects
@@ -26,6 +26,11 @@ __all__ = ["Inventory", "TokenEntry", "find_tokens", "take_inventory"]
 
 #: CKA_CERTIFICATE_CATEGORY (PKCS #11 v3.1 section 4.6.2).
 _AUTHORITY = 2
+#: What shows a YubiKey's statement that a key was made in it, or the certificate of the key that signs such statements
+#: (developers.yubico.com/PIV/Introduction/PIV_attestation.html): extensions under 1.3.6.1.4.1.41482.3 and the maker's
+#: name for it, as DER has them; and ykcs11's labels, which a company's own certificate for that key has as well.
+_ATTESTATION_BYTES = (bytes.fromhex("2b0601040182c40a03"), b"Yubico PIV Attestation")
+_ATTESTATION_LABEL = "X.509 Certificate for PIV Attestation"
 
 
 class TokenEntry(Record):
@@ -36,12 +41,14 @@ class TokenEntry(Record):
         module: its module.
         identities: those that the URI selects.
         blank: no certificate shows on it now.
+        attestations: how many of its certificates are nobody's, but say where its keys come from.
     """
 
     token: Token
     module: Module
     identities: tuple[Identity, ...]
     blank: bool = False
+    attestations: int = 0
 
 
 class Inventory(Record):
@@ -90,9 +97,11 @@ def take_inventory(
                 failures.append(error)
                 entries.append(TokenEntry(token, loaded, ()))
                 continue
-            found = [made for made in _identities(token, objects, credentials) if _selected(uri, made)]
-            found.sort(key=lambda made: (made.label, made.id))
-            entries.append(TokenEntry(token, loaded, tuple(found), blank=not objects.certificates))
+            owned = [certificate for certificate in objects.certificates if not _attests(certificate)]
+            made = _identities(token, owned, objects, credentials)
+            found = sorted((one for one in made if _selected(uri, one)), key=lambda one: (one.label, one.id))
+            attestations = len(objects.certificates) - len(owned)
+            entries.append(TokenEntry(token, loaded, tuple(found), not objects.certificates, attestations))
     return Inventory(tuple(entries), tuple(failures), len(candidates))
 
 
@@ -118,13 +127,17 @@ def find_tokens(uri: TokenURI, *, module: str | None = None, isolate: bool | Non
 
 def _candidates(uri: TokenURI, module: str | None) -> list[ModuleCandidate]:
     named = module or uri.module_path
-    candidates = discover(named, module_name=uri.module_name)
-    if not candidates:
-        raise ModuleError(
-            "no PKCS#11 module is installed",
-            hint="install your card's software (for many cards: the package opensc), or name its module with --module",
-        )
-    return candidates
+    found = find_modules(named, module_name=uri.module_name)
+    for problem in found.problems:
+        import logging
+
+        logging.getLogger("tokenauth").warning("%s", problem)
+    if not found.candidates:
+        from tokenauth.inventory.serving import advice_for_cards
+
+        software = advice_for_cards() or "install your card's software (for many cards: the package opensc)"
+        raise ModuleError("no PKCS#11 module is installed", hint=f"{software}, or name its module with --module")
+    return found.candidates
 
 
 def _loaded(
@@ -153,10 +166,12 @@ def _slot_error(module: Module, failure: SlotFailure) -> TokenAuthError:
     return TokenAuthError(f"slot {failure.slot} of {module.path} can not be read", ckr=failure.ckr)
 
 
-def _identities(token: Token, objects: Objects, credentials: Credentials) -> list[Identity]:
+def _identities(
+    token: Token, certificates_of_keys: list[CertificateObject], objects: Objects, credentials: Credentials
+) -> list[Identity]:
     """All identities on a token, each with a URI that selects no other."""
     made = []
-    for certificate in objects.certificates:
+    for certificate in certificates_of_keys:
         found = _found(token, certificate, objects)
         if found.key is not None or not _is_authority(certificate):
             made.append(Identity(found, credentials))
@@ -190,6 +205,12 @@ def _found(token: Token, certificate: CertificateObject, objects: Objects) -> Fo
     private, public = (matching_key(reference, keys) for keys in (objects.private_keys, objects.public_keys))
     others = tuple(other.der for other in objects.certificates if other is not certificate)
     return Found(token, certificate, private, public, others)
+
+
+def _attests(certificate: CertificateObject) -> bool:
+    """Whether it is no identity, although ykcs11 shows it with the key that it is about, under the same ``CKA_ID``."""
+    told = any(run in certificate.der for run in _ATTESTATION_BYTES)
+    return told or certificate.label.startswith(_ATTESTATION_LABEL)
 
 
 def _is_authority(certificate: CertificateObject) -> bool:

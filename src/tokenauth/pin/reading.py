@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import select
+import stat
+import time
 from typing import TYPE_CHECKING
 
 from tokenauth.pin.request import GivenPin
@@ -39,19 +42,28 @@ class Buffer(bytearray):
         return str(line, "utf-8", "surrogateescape").removeprefix("\ufeff")
 
 
-def read_line(raw: io.FileIO, origin: Origin, step: int = _MAX_BYTES + 1) -> GivenPin:
+def read_line(raw: io.FileIO, origin: Origin, step: int = _MAX_BYTES + 1, *, patience: float | None = None) -> GivenPin:
     """Read the PIN up to a line's end or the file's, at most ``step`` bytes at a time.
+
+    Args:
+        raw: where from.
+        origin: how that is called.
+        step: bytes.
+        patience: seconds to wait for what another program writes there; None for ever.
 
     Raises:
         OSError: it cannot be read.
         ValueError: its descriptor is too high a number for select().
     """
+    deadline = None if patience is None else time.monotonic() + patience
+    if patience is not None and stat.S_ISFIFO(os.fstat(raw.fileno()).st_mode):
+        _wait(raw, deadline)  # without a writer, reading would say that the file is over
     with Buffer(_MAX_BYTES + 1) as buffer:
         size = 0
         while size <= _MAX_BYTES and buffer.find(b"\n", 0, size) < 0:
             count = raw.readinto(memoryview(buffer)[size : size + step])
             if count is None:  # a descriptor in non-blocking mode: half a PIN must not pass for a PIN
-                select.select([raw], [], [])
+                _wait(raw, deadline)
             elif count == 0:
                 break
             else:
@@ -59,3 +71,14 @@ def read_line(raw: io.FileIO, origin: Origin, step: int = _MAX_BYTES + 1) -> Giv
         if size > _MAX_BYTES:
             return GivenPin("", origin, f"is larger than {_MAX_BYTES} bytes")
         return GivenPin(buffer.first_line(size), origin)
+
+
+def _wait(raw: io.FileIO, deadline: float | None) -> None:
+    """Wait until something can be read.
+
+    Raises:
+        OSError: nothing can in time.
+    """
+    left = None if deadline is None else max(deadline - time.monotonic(), 0)
+    if not select.select([raw], [], [], left)[0]:
+        raise TimeoutError(None, "nobody wrote a PIN to it in time")

@@ -72,13 +72,21 @@ class Env:
         return _no_pin(origin, "is not set")(request)
 
 
+_PATIENCE = 30.0  # seconds that a FIFO, or a terminal named as a file, may take
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for the program that writes to it, if it is a FIFO."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 class File:
     """The PIN is the first line of a file, read anew each time.
 
     Exactly one line end, LF or CR LF, is taken off, and a UTF-8 byte order mark; spaces are part of the PIN.
 
     Args:
-        path: the file; at most 4096 bytes long.
+        path: the file; at most 4096 bytes long. Of a FIFO, what another program writes to it within 30 seconds.
     """
 
     __slots__ = ("_path",)
@@ -99,9 +107,9 @@ class File:
 
         origin = Origin(f"PIN file {self._path!r}", "give a file whose first line is the PIN")
         try:
-            with io.FileIO(self._path) as raw:
+            with io.FileIO(self._path, opener=_open_at_once) as raw:
                 self._warn_if_open_to_others(raw)
-                given = read_line(raw, origin)
+                given = read_line(raw, origin, patience=_PATIENCE)
         except (OSError, ValueError) as error:  # ValueError: no path can be spelt so
             given = _cannot_read(origin, error)
         return given(request)

@@ -27,6 +27,7 @@ from tokenauth._records import Record
 from tokenauth.errors import ModuleError
 from tokenauth.pkcs11 import error_queue, structures
 from tokenauth.pkcs11 import returnvalues as rv
+from tokenauth.pkcs11.p11kit import init_reserved
 from tokenauth.pkcs11.returnvalues import ReturnValue
 
 __all__ = ["Cryptoki", "Initialised", "Mechanism"]
@@ -137,7 +138,9 @@ class Cryptoki:
 
     def _begin(self) -> int:
         """Initialise the module for several threads; what it answers."""
-        return self._value("C_Initialize", byref(structures.InitializeArgs(flags=_CKF_OS_LOCKING_OK)))
+        reserved = init_reserved(self._path)
+        given = structures.InitializeArgs(flags=_CKF_OS_LOCKING_OK, reserved=reserved)
+        return self._value("C_Initialize", byref(given))
 
     def finalise(self) -> None:
         """Undo :meth:`initialise`: every session, login and handle is gone."""

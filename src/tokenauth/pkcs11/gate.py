@@ -45,10 +45,12 @@ class Gate:
         shared: the module locks by itself.
         revive: called by the first who enters in a child of a fork or after :meth:`expire`, before anybody else
             enters. If it fails, it is called again by the next.
+        patience: seconds that a fork waits for those inside.
     """
 
-    def __init__(self, *, shared: bool, revive: Callable[[], None]) -> None:
+    def __init__(self, *, shared: bool, revive: Callable[[], None], patience: float = _PATIENCE) -> None:
         self._shared = shared
+        self.patience = patience
         self._revive = revive
         self._stale = False
         self._make_locks()
@@ -159,10 +161,15 @@ def renew_after_fork(thing: _Renewable) -> None:
     _renewables.add(thing)
 
 
+def _outer_first() -> list[Gate]:
+    """Whoever is inside an outer gate may still have to enter the others to come out."""
+    return sorted(_gates, key=lambda gate: gate.patience)
+
+
 def _before_fork() -> None:
-    deadline = time.monotonic() + _PATIENCE
-    for gate in list(_gates):
-        gate.close(deadline)
+    begun = time.monotonic()
+    for gate in _outer_first():
+        gate.close(begun + gate.patience)
 
 
 def _after_fork_in_parent() -> None:

@@ -125,8 +125,6 @@ class TokenKey:
                 raise error_for(refusal.name, "signing", self.token.label) from refusal
             finally:
                 del pin
-            if not self.ready:  # the module began anew in between, and there the handle may be another key's
-                raise error_for("CKR_KEY_HANDLE_INVALID", "signing", self.token.label)
             self._ways[scheme] = way
             return signature
         wanted = f"{scheme.padding.upper()} signatures" + (f" with {scheme.digest.upper()}" if scheme.digest else "")

@@ -23,7 +23,7 @@ from tokenauth.errors import (
 from tokenauth.pin import OnPad, PinRequest
 from tokenauth.pkcs11.expiry import Expiry
 from tokenauth.pkcs11.gate import renew_after_fork
-from tokenauth.pkcs11.returnvalues import GONE, ReturnValue, error_for
+from tokenauth.pkcs11.returnvalues import CONFUSED, GONE, ReturnValue, error_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -299,7 +299,8 @@ class Login:
 
     def _error(self, name: str) -> TokenAuthError:
         token = self._token
-        if name in GONE:
+        if name in GONE or (name in CONFUSED and not token.settle_down()):
+            token.resettle(None)  # ykcs11 believes for as long as a session is open what it read from a leaving card
             return TokenRemoved("it was removed during the login", token=token.label, ckr=name)
         if name in _ILL_FORMED:
             return PinIncorrect("the PIN has a form that it does not allow", token=token.label, ckr=name)

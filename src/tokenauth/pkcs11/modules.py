@@ -11,8 +11,9 @@ from tokenauth._records import Record
 from tokenauth.errors import ModuleError, TokenNotFound, TokenRemoved
 from tokenauth.pkcs11.cryptoki import Cryptoki
 from tokenauth.pkcs11.gate import Gate, renew_after_fork
+from tokenauth.pkcs11.readings import SlotReading, read_token, text_of
 from tokenauth.pkcs11.returnvalues import ReturnValue
-from tokenauth.pkcs11.tokens import SlotReading, Token, read_token, text_of
+from tokenauth.pkcs11.tokens import Token
 from tokenauth.uri import LibraryInfo, SlotInfo, TokenInfo
 
 __all__ = ["Module", "SlotFailure", "load_module", "other_modules"]

@@ -5,17 +5,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import ChainMap
 from typing import TYPE_CHECKING
 
-from tokenauth.pkcs11.known_modules import ModuleCandidate, expand_home, library_name
+from tokenauth.pkcs11.known_modules import SYSTEMS, ModuleCandidate, expand, expand_home, library_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tokenauth.pkcs11.known_modules import System
 
-__all__ = ["PROGRAM", "configured_modules", "parse_module_file"]
+__all__ = ["PROGRAM", "configured_modules", "init_reserved", "parse_module_file"]
 
 #: The name by which ``enable-in`` and ``disable-in`` of a p11-kit module file mean this program.
 PROGRAM = "tokenauth"
@@ -79,6 +80,23 @@ def configured_modules(
             candidates.append(ModuleCandidate(path, f"p11-kit: {file}", library_name(path)))
         decided.update(library_name(layer["module"]) for layer in settings.maps if layer.get("module"))
     return candidates, decided
+
+
+def init_reserved(path: str, environ: Mapping[str, str] = os.environ) -> bytes | None:
+    """What a module's file says that ``C_Initialize`` is to be given (``x-init-reserved``); NSS's softokn needs it.
+
+    Args:
+        path: the module's file, whoever named it.
+        environ: as for :func:`configured_modules`.
+    """
+    system = expand(SYSTEMS.get(sys.platform, SYSTEMS["linux"]), environ)
+    real = os.path.realpath(path)
+    for settings in _module_settings(system, environ, []).values():
+        given, named = settings.get("x-init-reserved"), settings.get("module")
+        places = [os.path.join(directory, named) for directory in system.module_directories or ("/",)] if named else []
+        if given and real in map(os.path.realpath, places):
+            return os.fsencode(given)
+    return None
 
 
 def _priority(settings: Mapping[str, str]) -> int:

@@ -44,9 +44,17 @@ class FunctionList(_Packed):
 
 
 class InitializeArgs(_Packed):
-    """``CK_C_INITIALIZE_ARGS``."""
+    """``CK_C_INITIALIZE_ARGS``.
 
-    _fields_ = [("mutex_functions", c_void_p * 4), ("flags", c_ulong), ("reserved", c_void_p)]
+    NSS has a field more: where others have the reserved one it takes its parameters, and reads the reserved one behind.
+    """
+
+    _fields_ = [
+        ("mutex_functions", c_void_p * 4),
+        ("flags", c_ulong),
+        ("reserved", c_char_p),
+        ("reserved_of_nss", c_void_p),
+    ]
 
 
 class Info(_Packed):

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final, Literal
 
-from tokenauth._records import Record
 from tokenauth.notices import notice
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.pkcs11.login import Credentials, Login
 from tokenauth.pkcs11.mechanisms import SIGNING_MECHANISMS, MechanismInfo
-from tokenauth.pkcs11.returnvalues import CONFUSED, GONE, ReturnValue, error_for
+from tokenauth.pkcs11.readings import read_token
+from tokenauth.pkcs11.returnvalues import GONE, NOT_LOGGED_IN, ReturnValue, error_for
 from tokenauth.pkcs11.sessions import SessionPool
-from tokenauth.uri import TokenInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from tokenauth.pin import OnPad
-    from tokenauth.pkcs11.cryptoki import Cryptoki, Mechanism
+    from tokenauth.pkcs11.cryptoki import Mechanism
     from tokenauth.pkcs11.modules import Module
-    from tokenauth.uri import SlotInfo
+    from tokenauth.pkcs11.readings import SlotReading
 
-__all__ = ["Credentials", "SlotReading", "Token", "read_token", "text_of"]
+__all__ = ["Credentials", "Token"]
 
 # CK_TOKEN_INFO flags, PKCS #11 v3.1 section 3.2.
 _CKF_LOGIN_REQUIRED, _CKF_PROTECTED_AUTHENTICATION_PATH = 0x4, 0x100
@@ -38,41 +38,9 @@ _PIN_STATES: tuple[tuple[int, Literal["low", "final", "locked"]], ...] = (
 )
 _MOST_SESSIONS = 8
 _SLOW = 2.0  # seconds: a card takes one to sign
+#: Seconds until a removal shows, and between two looks. pcscd asks many readers only every 0.4 s.
+_UNNOTICED, _BETWEEN_LOOKS = 0.6, 0.05
 _NOTHING: Final = nullcontext()
-
-
-def text_of(padded: bytes) -> str:
-    """A field of fixed size, padded with blanks or, in some modules, NULs."""
-    return padded.decode("utf-8", "replace").rstrip("\0 ")
-
-
-class SlotReading(Record):
-    """What a slot and the token in it said when they were looked at.
-
-    Args:
-        slot: the slot.
-        token: the token.
-        flags: of ``CK_TOKEN_INFO``.
-        removable: the token can be taken out (``CKF_REMOVABLE_DEVICE``).
-        hardware: the slot is, or takes, a device (``CKF_HW_SLOT``, ``CKF_REMOVABLE_DEVICE``).
-    """
-
-    slot: SlotInfo
-    token: TokenInfo
-    flags: int
-    removable: bool
-    hardware: bool = False
-
-
-def read_token(cryptoki: Cryptoki, slot: int) -> tuple[TokenInfo, int]:
-    """The token in a slot, and its flags now.
-
-    Raises:
-        ReturnValue: there is none, or it can not be read.
-    """
-    info = cryptoki.token_info(slot)
-    names = (info.label, info.manufacturer, info.model, info.serial)
-    return TokenInfo(*map(text_of, names)), int(info.flags)
 
 
 class Token:
@@ -83,10 +51,12 @@ class Token:
         slot: the slot that it is in.
         gate: to be held around every call into its module.
         login_state: whether this process is logged in.
+        loaded_from: its module.
+        losing: held while it is looked for after a failure; of several threads that failed alike, one looks.
     """
 
     def __init__(self, module: Module, reading: SlotReading) -> None:
-        self._module = module
+        self.loaded_from = module
         self.info = reading.token
         self.cryptoki = module.cryptoki
         self.gate = module.gate
@@ -107,7 +77,7 @@ class Token:
 
     def after_fork(self) -> None:
         """In the child of a fork: whoever held the locks is not there any more."""
-        self._losing = threading.Lock()
+        self.losing = threading.Lock()
         self._settling = threading.Lock()
 
     def __repr__(self) -> str:
@@ -121,7 +91,7 @@ class Token:
     @property
     def module(self) -> str:
         """The path of its module."""
-        return self._module.path
+        return self.loaded_from.path
 
     @property
     def label(self) -> str:
@@ -240,10 +210,26 @@ class Token:
     def is_present(self) -> bool:
         """Whether there is a token in its slot; asked, not assumed."""
         with suppress(ReturnValue), self.gate:
-            if self._hardware:  # some modules (ykcs11) look at their readers only when they list the slots
-                return self.slot.id in self.cryptoki.slots()
-            return bool(self.cryptoki.slot_info(self.slot.id).flags & _CKF_TOKEN_PRESENT)
+            return self._shows()
         return False
+
+    def _shows(self) -> bool:
+        if self._hardware:  # some modules (ykcs11) look at their readers only when they list the slots
+            return self.slot.id in self.cryptoki.slots()
+        return bool(self.cryptoki.slot_info(self.slot.id).flags & _CKF_TOKEN_PRESENT)
+
+    def settle_down(self) -> bool:
+        """After a failure that may come of a removal: whether the token is there even when that had time to show.
+
+        Nothing but the slots is asked for meanwhile: OpenSC can hang for good in C_GetTokenInfo between a removal
+        and pcscd's notice of it.
+        """
+        end = time.monotonic() + (_UNNOTICED if self._reading.removable else 0)
+        while present := self.is_present():
+            if time.monotonic() >= end:
+                break
+            time.sleep(_BETWEEN_LOOKS)
+        return present
 
     def is_as_it_was(self) -> bool:
         """Whether it is in its slot and its sessions live on, with the login if there was one; asked, not assumed.
@@ -252,9 +238,9 @@ class Token:
         """
         if self._sessions.all_lent:
             return True
-        if not self.is_present():
-            return False
         with suppress(ReturnValue), self.gate:
+            if not self._shows():
+                return False
             state = self._sessions.state()
             return state is None or not self.logged_in or state in _CKS_USER
         return False
@@ -351,38 +337,9 @@ class Token:
         """
         with self.session("looking for what needs a login", generation) as session:
             if self.cryptoki.session_state(session) not in _CKS_USER:
-                raise ReturnValue("CKR_USER_NOT_LOGGED_IN", "C_GetSessionInfo")
+                raise ReturnValue(NOT_LOGGED_IN, "C_GetSessionInfo")
 
-    def find_again(self, generation: int, ckr: str) -> bool:
-        """After a failure: see whether the token is still, or again, there, and make ready to try once more.
-
-        It is looked for in all slots of its module. Of several threads that failed alike, one does it.
-
-        Args:
-            generation: in which something failed.
-            ckr: what was answered.
-
-        Returns:
-            Whether it makes sense to try again.
-
-        Raises:
-            TokenRemoved: it is gone.
-            TokenAuthError: its module fails.
-        """
-        with self._losing:
-            if self.generation != generation:
-                return True
-            if ckr in GONE and not self._retire():
-                return True
-            if ckr == "CKR_CRYPTOKI_NOT_INITIALIZED":
-                self._module.revive()
-            elif ckr not in CONFUSED:
-                self.resettle(self._module.locate(self.info))
-            elif not self._module.restart():
-                self._module.locate(self.info)  # some modules say nothing clearer when a card is pulled out
-            return self.generation != generation
-
-    def _retire(self) -> bool:
+    def retire(self) -> bool:
         """Nobody uses its sessions any more; not if they live: it was away before another thread opened them."""
         with self.gate:
             return self._sessions.retire()
@@ -394,9 +351,9 @@ class Token:
             TokenRemoved: it is gone.
             TokenAuthError: its module fails.
         """
-        with self._losing:
-            if self._retire():
-                self.resettle(self._module.locate(self.info))
+        with self.losing:
+            if self.retire():
+                self.resettle(self.loaded_from.locate(self.info))
 
     def resettle(self, reading: SlotReading | None, *, instead_of: SessionPool | None = None) -> None:
         """Begin anew, in the same or another slot: old sessions, handles and the login are gone.

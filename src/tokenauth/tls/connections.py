@@ -12,6 +12,7 @@ import ssl
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tokenauth.errors import HandshakeFailed, TokenAuthError
+from tokenauth.pkcs11.gate import Gate
 from tokenauth.tls import exchange
 from tokenauth.tls.sessions import Kept, server_at
 
@@ -28,6 +29,12 @@ _ALERT = bytes([23, 3, 3, 0, 2 + 1 + 16])
 #: What sending fails with when the peer has closed.
 _BROKEN = (ssl.SSLEOFError, ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
 _TRY_AGAIN = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+#: Held during handshakes. OpenSSL's locks, like a module's, are inherited by the child of a fork as another thread
+#: holds them, and it holds some while it calls our provider, which waits for the interpreter's lock that who forks
+#: has. A handshake may wait for the other end for long, so a fork does not wait for it as it does for a module.
+_handshakes = Gate(shared=True, revive=lambda: None, patience=0.25)
 
 
 class _Explains:
@@ -54,7 +61,8 @@ class _Explains:
         context: Any = kwargs["context"]
         if not kwargs.get("server_side"):
             context._tokenauth.prepare()
-        return super()._create(*args, **kwargs)  # type: ignore[misc]
+        with _handshakes:
+            return super()._create(*args, **kwargs)  # type: ignore[misc]
 
     def do_handshake(self, *args: Any, **kwargs: Any) -> None:
         """As in ``ssl``.
@@ -64,7 +72,8 @@ class _Explains:
         """
         exchange.begin()
         try:
-            super().do_handshake(*args, **kwargs)  # type: ignore[misc]
+            with _handshakes:
+                super().do_handshake(*args, **kwargs)  # type: ignore[misc]
         except ssl.SSLError as error:
             self._explain(error)
         finally:
@@ -108,7 +117,7 @@ class _Explains:
         used = offer.identity if offer else None
         message = f"{meaning.message} ({error.reason})"
         if used is not None:
-            message += f"; it was {used.certificate.subject.rfc4514_string()}"
+            message += f"; it was {used.text_of('subject')}"
         raise HandshakeFailed(message, hint=meaning.hint, token=used.token.label if used else "") from error
 
 
@@ -158,11 +167,11 @@ class TokenSSLSocket(_Explains, ssl.SSLSocket):
 
     def _know_session(self) -> None:
         """After the handshake: which identity a resumed session stands for; in TLS 1.2 the session is there now."""
-        if self._server is None or self.version() is None:
+        if self._server is None or (version := self.version()) is None:
             return
         if self._offered is not None and self.session_reused:
             self._offer = self._offered.offer
-        if self.version() != "TLSv1.3":
+        if version != "TLSv1.3":
             self._keep_session(self._server)
 
     def _keep_session(self, server: Server) -> None:

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     from tokenauth.pin import PinSource
     from tokenauth.tls.offers import Offer
-    from tokenauth.uri import TokenURI
+    from tokenauth.tls.removal import Removal
+    from tokenauth.uri import TokenInfo, TokenURI
 
-__all__ = ["configure", "create_context", "wanted"]
+__all__ = ["configure", "create_context", "removal_of", "wanted"]
 
 
 def create_context(
@@ -40,6 +41,7 @@ def create_context(
     isolate: bool | None = None,
     reuse_sessions: bool = True,
     wait: float | bool = False,
+    on_remove: Callable[[TokenInfo], object] | Removal | None = None,
 ) -> ssl.SSLContext:
     """Make an :class:`ssl.SSLContext` that authenticates with a key in a token.
 
@@ -70,6 +72,9 @@ def create_context(
             was kept.
         wait: before a connection, wait at most so many seconds for a token to be inserted if there is none, or True:
             for ever; the person at the machine is told so by a warning in the log ``tokenauth``.
+        on_remove: called with the token (``label``, ``serial``, ``manufacturer``, ``model``) when the card leaves that
+            this context has used, on a thread of its own, once each time. By then the TLS sessions kept for it are
+            dropped, and its login is forgotten. Connections that are open stay so.
 
     Raises:
         InvalidURI: the URI is wrong.
@@ -91,6 +96,7 @@ def create_context(
         isolate=isolate,
         reuse_sessions=reuse_sessions,
         wait=wait,
+        on_remove=on_remove,
     )
     return context
 
@@ -107,6 +113,7 @@ def configure(
     isolate: bool | None = None,
     reuse_sessions: bool = True,
     wait: float | bool = False,
+    on_remove: Callable[[TokenInfo], object] | Removal | None = None,
 ) -> None:
     """Make a context that exists already authenticate with a key in a token.
 
@@ -124,6 +131,7 @@ def configure(
         isolate: as in :func:`create_context`.
         reuse_sessions: as in :func:`create_context`.
         wait: as in :func:`create_context`.
+        on_remove: as in :func:`create_context`.
 
     Raises:
         as :func:`create_context`.
@@ -140,12 +148,14 @@ def configure(
             isolate=isolate,
             reuse_sessions=reuse_sessions,
             wait=wait,
+            on_remove=on_remove,
         ),
         context,
     )
     configured: Any = context
     if context.protocol == ssl.PROTOCOL_TLS_SERVER:
         offer = selector.pinned = _server_offer(selector)
+        selector.note_use(offer)
         handshake.use_in_context(context, offer.certificate, offer.pkey, offer.stack)
     else:
         handshake.respond_with(context, selector)
@@ -166,6 +176,7 @@ def wanted(
     isolate: bool | None = None,
     reuse_sessions: bool = True,
     wait: float | bool = False,
+    on_remove: Callable[[TokenInfo], object] | Removal | None = None,
 ) -> Wanted:
     """What a context is to choose from. No token is looked at yet; a module that is not there fails now.
 
@@ -178,7 +189,28 @@ def wanted(
     parsed = as_uri(uri.uri if isinstance(uri, Identity) else uri)
     if fixed is None:
         discover(module or parsed.module_path, module_name=parsed.module_name)
-    return Wanted(parsed, fixed, pin, module, choose, allow_final_try, forget_after, isolate, reuse_sessions, wait)
+    return Wanted(
+        parsed,
+        fixed,
+        pin,
+        module,
+        choose,
+        allow_final_try,
+        forget_after,
+        isolate,
+        reuse_sessions,
+        wait,
+        removal_of(on_remove),
+    )
+
+
+def removal_of(on_remove: Callable[[TokenInfo], object] | Removal | None) -> Removal | None:
+    """See :func:`tokenauth.tls.removal.as_removal`, which few need, so that it is imported then."""
+    if on_remove is None:
+        return None
+    from tokenauth.tls.removal import as_removal
+
+    return as_removal(on_remove)
 
 
 def _server_offer(selector: Selector) -> Offer:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
+from tokenauth._lazy import lazy_property
 from tokenauth.errors import IdentityNotFound
 from tokenauth.inventory.certificates import walk_chain
 from tokenauth.pkcs11.keys import ecdsa_der
@@ -57,7 +57,7 @@ class Offer:
         except ValueError as error:
             raise identity.unreadable(error) from None
 
-    @cached_property
+    @lazy_property
     def chain(self) -> list[Certificate]:
         """The issuers that are on the token, nearest first; each signature was checked."""
         others = []
@@ -68,18 +68,18 @@ class Offer:
                 continue
         return list(walk_chain(self.certificate, others, Certificate.issued_by))
 
-    @cached_property
+    @lazy_property
     def issuers(self) -> frozenset[bytes]:
         """The names, DER, of all that issued the certificate or a certificate of its chain."""
         return frozenset(certificate.issuer for certificate in (self.certificate, *self.chain))
 
-    @cached_property
+    @lazy_property
     def schemes(self) -> frozenset[int]:
         """The numbers of the TLS signature schemes that the token makes with the key; all if it lists none."""
         every = schemes_of(self.key.shape, modern=False)
         return frozenset(number for number in every if self.key.lists(SCHEMES[number].scheme)) or every
 
-    @cached_property
+    @lazy_property
     def stack(self) -> Stack:
         """The chain without a self-signed end, which the peer has or does not trust."""
         return Stack([certificate for certificate in self.chain if not certificate.issued_by(certificate)])

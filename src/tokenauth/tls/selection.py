@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from tokenauth._records import Record
 from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, TokenAuthError, TokenNotFound, TokenRemoved
 from tokenauth.inventory.search import credentials_for, find_identities
-from tokenauth.inventory.waiting import await_token
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.tls import exchange
 from tokenauth.tls.offers import Offer
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from tokenauth.inventory.identity import Identity
     from tokenauth.pin import PinSource
     from tokenauth.pkcs11.tokens import Credentials
+    from tokenauth.tls.removal import Removal
     from tokenauth.uri import TokenURI
 
 __all__ = ["CertificateRequest", "Selector", "Wanted"]
@@ -63,6 +63,7 @@ class Wanted(Record):
         isolate: run modules in child processes; None: what ``TOKENAUTH_ISOLATE`` says.
         reuse_sessions: keep TLS sessions for the next connection to the same server.
         wait: wait so many seconds, or for ever, for a token to be inserted.
+        on_remove: is told when a token leaves that was used.
     """
 
     uri: TokenURI
@@ -75,6 +76,7 @@ class Wanted(Record):
     isolate: bool | None = None
     reuse_sessions: bool = True
     wait: float | bool = False
+    on_remove: Removal | None = None
 
     @property
     def credentials(self) -> Credentials:
@@ -85,7 +87,7 @@ class Wanted(Record):
 class Selector(handshake.Responder):
     """Chooses among the identities of a URI, and remembers the choice for each server.
 
-    The tokens are looked at when the first server asks, and again after a failure.
+    The tokens are looked at before the first connection, and again after a failure.
 
     Args:
         wanted: what to choose from.
@@ -141,6 +143,8 @@ class Selector(handshake.Responder):
         """Wait for the token if that is wanted and it is not there, before a server waits for us."""
         wanted = self.wanted
         if wanted.wait and not any(offer.key.token.is_present() for offer in self._offers or ()):
+            from tokenauth.inventory.waiting import await_token
+
             await_token(wanted.uri, wait=wanted.wait, module=wanted.module, isolate=wanted.isolate)
 
     def limit(self, offers: list[Offer]) -> None:
@@ -215,7 +219,13 @@ class Selector(handshake.Responder):
         exchange.use(offer)
         if not offer.key.ready:
             offer.key.prepare(f"to authenticate to {key[0] or 'the server'}")
+        self.note_use(offer)
         return offer
+
+    def note_use(self, offer: Offer) -> None:
+        """An identity is used: from now on somebody may want to know when its token leaves."""
+        if self.wanted.on_remove is not None:
+            self.wanted.on_remove.used(offer.key.token, self)
 
     def _decide(self, connection: int, host: str, authorities: tuple[bytes, ...]) -> Offer | None:
         """Look at what the server asks for, choose, and remember the choice."""
@@ -258,14 +268,17 @@ def _only_token(offers: list[Offer]) -> str:
 def _misfit(offer: Offer, request: CertificateRequest) -> str:
     """Why an identity does not suit a request; empty if it does."""
     checks: tuple[tuple[Callable[[], bool], Callable[[], str]], ...] = (
-        (offer.certificate.valid_now, lambda: f"its certificate is {offer.identity.problems[0]}"),
+        (
+            offer.certificate.valid_now,
+            lambda: f"its certificate is {next(iter(offer.identity.problems), 'not valid now')}",
+        ),
         (
             lambda: offer.certificate.allows("tls-client"),
             lambda: "its key usage or extended key usage does not allow TLS client authentication",
         ),
         (
             lambda: not request.authorities or not offer.issuers.isdisjoint(request.authorities),
-            lambda: f"the server accepts no certificate issued by {offer.identity.certificate.issuer.rfc4514_string()}",
+            lambda: f"the server accepts no certificate issued by {offer.identity.text_of('issuer')}",
         ),
         (
             lambda: bool(_common_schemes(offer, request)),

@@ -10,13 +10,14 @@ from typing import NamedTuple
 from tests.support.piv import apdu, objects, tlv
 from tests.support.piv.admin import Administrator
 from tests.support.piv.apdu import INSTRUCTIONS, SW, Chaining, Command, Refusal, Response
+from tests.support.piv.attestation import attestation
 from tests.support.piv.keys import Key, generate
 from tests.support.piv.profile import Profile
 from tests.support.piv.references import Reference, fits_pin, fits_puk
 
 __all__ = ["Card", "Counters"]
 
-PIN, PUK, SIGNATURE, CARD_AUTHENTICATION, MANAGEMENT = 0x80, 0x81, 0x9C, 0x9E, 0x9B
+PIN, PUK, SIGNATURE, CARD_AUTHENTICATION, MANAGEMENT, ATTESTATION = 0x80, 0x81, 0x9C, 0x9E, 0x9B, 0xF9
 
 
 class Counters(NamedTuple):
@@ -59,10 +60,10 @@ class Card:
     Attributes:
         keys: key reference: key.
         objects: tag: value.
-        latency: instruction: seconds that the card takes longer for it.
-        busy: the instruction that it is at, or None.
+        latency: instruction: seconds that the card takes longer for it if it comes with data.
+        busy: the instruction that it takes longer for at the moment, or None.
         faults: instruction: status words that it answers from now on instead of doing anything, one each time.
-        log: the last commands, without their data, and their status words.
+        log: the last commands since the counters were cleared, without their data, and their status words.
     """
 
     def __init__(self, profile: Profile) -> None:
@@ -84,6 +85,7 @@ class Card:
         self._signatures: Counter[str] = Counter()
         self.pin.attempts = self.puk.attempts = 0
         self._pin_queries = self._resets = 0
+        self.log.clear()
 
     @property
     def counters(self) -> Counters:
@@ -274,6 +276,14 @@ class Card:
             raise Refusal(SW.NO_INSTRUCTION)
         return self.profile.serial.to_bytes(4, "big")
 
+    def _attest(self, command: Command, _: bool) -> bytes:
+        key, attestor, issuer = self.keys.get(command.p1), self.keys.get(ATTESTATION), self.objects.get(0x5FFF01)
+        if self.profile.version is None or attestor is None or issuer is None or command.p1 == ATTESTATION:
+            raise Refusal(SW.NO_INSTRUCTION)
+        if key is None or command.p2:
+            raise Refusal(SW.WRONG_P1_P2)
+        return attestation(command.p1, key, attestor, tlv.find(issuer, 0x70), self.profile)
+
 
 #: Each gets the command, and whether the PIN was verified for one use of the signature key before it came.
 _HANDLERS: dict[int, Callable[[Card, Command, bool], bytes]] = {
@@ -287,4 +297,5 @@ _HANDLERS: dict[int, Callable[[Card, Command, bool], bytes]] = {
     apdu.GENERATE_KEY: Card._generate_key,
     apdu.GET_VERSION: Card._get_version,
     apdu.GET_SERIAL: Card._get_serial,
+    apdu.ATTEST: Card._attest,
 }

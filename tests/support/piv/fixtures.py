@@ -22,7 +22,17 @@ from tokenauth.testing import Authority
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["choose_pcscd", "fresh_piv", "make_stack", "piv", "piv_stack", "yubikey", "yubikey_stack"]
+__all__ = [
+    "choose_pcscd",
+    "fresh_piv",
+    "lone_piv",
+    "lone_piv_stack",
+    "make_stack",
+    "piv",
+    "piv_stack",
+    "yubikey",
+    "yubikey_stack",
+]
 
 _directory = Path(tempfile.gettempdir()) / f"tokenauth-piv-{secrets.token_hex(8)}"
 
@@ -51,6 +61,20 @@ def piv(piv_stack: CardStack) -> CardStack:
     """``piv_stack`` with its card as it was made: in reader 0, PIN not verified, counters at zero."""
     _as_made(piv_stack)
     return piv_stack
+
+
+@pytest.fixture(scope="session")
+def lone_piv_stack() -> Iterator[CardStack]:
+    with CardStack() as stack:
+        stack.card.personalise(Authority("piv CA"), STANDARD)
+        yield stack
+
+
+@pytest.fixture
+def lone_piv(lone_piv_stack: CardStack) -> CardStack:
+    """Another pcscd with the same card, which no test uses in its own process: nobody is connected to the card."""
+    _as_made(lone_piv_stack)
+    return lone_piv_stack
 
 
 @pytest.fixture(scope="session")

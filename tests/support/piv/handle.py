@@ -133,7 +133,7 @@ class CardHandle:
     # --- as it behaves ---
 
     def set_latency(self, instruction: str, seconds: float) -> None:
-        """Let the card take longer for an instruction, until `restore`."""
+        """Let the card take longer for an instruction that comes with data, until `restore`."""
         self._ask("set_latency", _NUMBERS[instruction], seconds)
 
     def fail(self, instruction: str, *status: int) -> None:
@@ -203,7 +203,7 @@ class CardHandle:
 
     @property
     def busy(self) -> str | None:
-        """The instruction that the card is at; tests of what happens meanwhile give it a latency and wait for this."""
+        """The instruction with a latency that the card is at, for tests of what happens meanwhile."""
         instruction = self._state("busy")
         return None if instruction is None else INSTRUCTIONS.get(instruction, "other")
 

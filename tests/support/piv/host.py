@@ -70,12 +70,13 @@ class Pcscd:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def start(self) -> None:
+    def start(self, *, without_readers: bool = False) -> None:
         if self._process is not None:
             raise ValueError("pcscd is running")
         # It takes a socket over from systemd: file descriptor 3, for the process that LISTEN_PID names.
         take_over = 'export LISTEN_PID=$$; exec "$@" 3<&0 </dev/null'
-        command = ["pcscd", "--foreground", "--config", str(self._directory / "readers"), *_options()]
+        readers = self._directory / ("usb-drivers" if without_readers else "readers")  # the first is empty
+        command = ["pcscd", "--foreground", "--config", str(readers), *_options()]
         with socket.socket(socket.AF_UNIX) as listener, (self._directory / "pcscd.log").open("ab") as log:
             listener.bind(str(self._socket))
             listener.listen(64)
@@ -124,9 +125,9 @@ class Host:
 
     # --- pcscd ---
 
-    def start_pcscd(self) -> None:
-        self._pcscd.start()
-        for number in range(len(self._readers)):
+    def start_pcscd(self, without_readers: bool = False) -> None:
+        self._pcscd.start(without_readers=without_readers)
+        for number in range(0 if without_readers else len(self._readers)):
             self._await_pcscd(number)
 
     def stop_pcscd(self, kill: bool) -> None:

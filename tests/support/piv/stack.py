@@ -105,9 +105,9 @@ class CardStack:
         """End pcscd, with SIGKILL if `kill`; the cards stay in their readers."""
         self._ask("stop_pcscd", kill)
 
-    def start_pcscd(self) -> None:
-        """Start pcscd again; returns when it has noticed the cards."""
-        self._ask("start_pcscd")
+    def start_pcscd(self, *, without_readers: bool = False) -> None:
+        """Start pcscd again; returns when it has noticed the cards, unless it is to have no readers."""
+        self._ask("start_pcscd", without_readers)
 
     def restart_pcscd(self, *, kill: bool = False) -> None:
         """Stop and start pcscd."""

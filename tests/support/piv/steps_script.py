@@ -2,16 +2,23 @@
 
     python steps_script.py MODULE URI PORT CAFILE STEP...
 
-Steps: ``handshake`` with the server on PORT, all with one context; ``sign`` with the private key of one identity;
-``list``; ``remove`` and ``insert`` the card; ``restart`` pcscd; ``reset`` the card, as another program may. The PIN is
-in the variable CARD_PIN. For each step a line: the step, and ``ok``, or the error and its text.
+Steps: ``handshake`` with the server on PORT, all with one context, or ``connect`` to it with one that keeps TLS
+sessions; ``get`` from it with one ``tokenauth.Session``, a
+new connection each time; ``sign`` with the private key of one identity; ``list``; ``remove`` and ``insert`` the card;
+``pulled`` and ``pulled_early``, a ``get`` during whose signature or login the card is pulled out; ``stop``, ``start``
+and ``restart`` pcscd; ``reset`` the card, as another program may. ``prompts`` says how often a PIN was asked for,
+``quick`` whether the quickest failure took less than a second. The PINs are in the variable CARD_PIN, with commas
+between them: each prompt gets the next, and the last one for ever. For each step a line: the step, and ``ok``, or the
+error and its text.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
@@ -19,20 +26,60 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 import tokenauth
 from tests.support.connect import fetch
-from tests.support.piv.handle import attach, attached_ask
-from tokenauth.pin import Env
+from tests.support.piv.handle import CardHandle, attach, attached_ask
+
+_TIMEOUT = 30.0  # seconds
+_LONG = 60.0  # seconds
+_QUICK = 1.0  # seconds
 
 
-def main(module: str, uri: str, port: int, cafile: str, steps: list[str]) -> None:
-    pin = Env("CARD_PIN")
-    context = tokenauth.create_context(uri, module=module, pin=pin, cafile=cafile, reuse_sessions=False)
-    keeping = tokenauth.create_context(uri, module=module, pin=pin, cafile=cafile)
-    identities: list[Any] = []
+class Steps:
+    """The methods are the steps."""
 
-    def sign() -> None:
-        if not identities:
-            identities.append(tokenauth.identity(uri, module=module, pin=pin))
-        key = identities[0].private_key
+    def __init__(self, module: str, uri: str, port: int, cafile: str) -> None:
+        self._port = port
+        self._pins = os.environ.pop("CARD_PIN").split(",")
+        self._prompts = 0
+        self._failures: list[float] = []  # how long they took
+        self._identity: Any = None
+        self._options: dict[str, Any] = {"module": module, "pin": self._ask}
+        self._uri = uri
+        self._cafile = cafile
+        self._context = tokenauth.create_context(uri, cafile=cafile, reuse_sessions=False, **self._options)
+        self._keeping = tokenauth.create_context(uri, cafile=cafile, **self._options)
+        self._session = self._new_session()
+
+    def _new_session(self) -> tokenauth.Session:
+        return tokenauth.Session(self._uri, verify=self._cafile, **self._options)
+
+    def _ask(self, _: object) -> str:
+        self._prompts += 1
+        return self._pins.pop(0) if len(self._pins) > 1 else self._pins[0]
+
+    def do(self, step: str) -> str:
+        """Do a step; what it came to."""
+        begun = time.monotonic()
+        try:
+            answer = getattr(self, step)()
+        except (tokenauth.TokenAuthError, OSError) as error:
+            self._failures.append(time.monotonic() - begun)
+            return told(error)
+        return answer or "ok"
+
+    def handshake(self) -> None:
+        fetch(self._context, self._port)
+
+    def connect(self) -> None:
+        fetch(self._keeping, self._port)
+
+    def get(self) -> None:
+        url = f"https://localhost:{self._port}/"
+        self._session.get(url, headers={"Connection": "close"}, timeout=_TIMEOUT).raise_for_status()
+
+    def sign(self) -> None:
+        if self._identity is None:
+            self._identity = tokenauth.identity(self._uri, **self._options)
+        key = self._identity.private_key
         if isinstance(key, rsa.RSAPrivateKey):
             signature = key.sign(b"text", padding.PKCS1v15(), hashes.SHA256())
             key.public_key().verify(signature, b"text", padding.PKCS1v15(), hashes.SHA256())
@@ -40,30 +87,74 @@ def main(module: str, uri: str, port: int, cafile: str, steps: list[str]) -> Non
             signature = key.sign(b"text", ec.ECDSA(hashes.SHA256()))
             key.public_key().verify(signature, b"text", ec.ECDSA(hashes.SHA256()))
 
-    def restart() -> None:
-        attached_ask("stop_pcscd", False)
+    def list(self) -> None:
+        tokenauth.identities(self._uri, module=self._options["module"])
+
+    def prompts(self) -> str:
+        return str(self._prompts)
+
+    def quick(self) -> str:
+        quickest = min(self._failures)
+        return "ok" if quickest < _QUICK else f"{quickest:.1f} seconds"
+
+    # --- what others do meanwhile ---
+
+    def remove(self) -> None:
+        attach().remove()
+
+    def insert(self) -> None:
+        attach().insert()
+
+    def pulled(self, instruction: str = "GENERAL AUTHENTICATE") -> None:
+        self._session = self._new_session()  # what TLS sessions the old one kept would spare the card its work
+        card = attach()
+        card.set_latency(instruction, _LONG)
+        pulling = threading.Thread(target=pull_when_busy, args=(card, instruction))
+        pulling.start()
+        try:
+            self.get()
+        finally:
+            pulling.join()
+            card.set_latency(instruction, 0)
+
+    def pulled_early(self) -> None:
+        self.pulled("VERIFY")
+
+    def stop(self) -> None:
+        attached_ask("stop_pcscd", True)
+
+    def start(self) -> None:
         attached_ask("start_pcscd")
 
-    known: dict[str, Callable[[], object]] = {
-        "handshake": lambda: fetch(context, port),
-        "connect": lambda: fetch(keeping, port),
-        "sign": sign,
-        "list": lambda: tokenauth.identities(uri, module=module),
-        "remove": lambda: attach().remove(),
-        "insert": lambda: attach().insert(),
-        "restart": restart,
-        "reset": lambda: subprocess.run(["opensc-tool", "--reset"], check=True, capture_output=True),
-    }
-    for step in steps:
-        try:
-            known[step]()
-        except tokenauth.TokenAuthError as error:
-            cause = error.__cause__ if isinstance(error, tokenauth.HandshakeFailed) else error
-            print(f"{step}: {type(cause).__name__}: {error}")
-        else:
-            print(f"{step}: ok")
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def reset(self) -> None:
+        subprocess.run(["opensc-tool", "--reset"], check=True, capture_output=True)
+
+
+def pull_when_busy(card: CardHandle, instruction: str) -> None:
+    end = time.monotonic() + _TIMEOUT
+    while card.busy != instruction and time.monotonic() < end:
+        time.sleep(0.005)
+    card.remove()
+
+
+def told(error: BaseException) -> str:
+    """The kind and text of a token's error; requests wraps it several times."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, tokenauth.TokenAuthError):
+        seen = seen.__cause__ or seen.__context__
+    if seen is None:
+        raise error
+    cause = seen.__cause__ if isinstance(seen, tokenauth.HandshakeFailed) else seen
+    assert str(seen) in str(error)  # whoever catches the outermost error reads the token's as well
+    return f"{type(cause).__name__}: {seen}"
 
 
 if __name__ == "__main__":
     module, uri, port, cafile, *steps = sys.argv[1:]
-    main(module, uri, int(port), cafile, steps)
+    program = Steps(module, uri, int(port), cafile)
+    for step in steps:
+        print(f"{step}: {program.do(step)}", flush=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Reader", "read_message", "write_message"]
 
 _OFF, _ON, _RESET, _ATR = (bytes([code]) for code in (0, 1, 2, 4))
+_BARE = 5  # bytes of a command without data
 _RETRY = 0.01  # seconds
 _NOTICED = 10.0  # seconds; vpcd looks every 0.4
 
@@ -115,8 +116,9 @@ class Reader:
         elif len(message) < 2:  # power off, which needs nothing, or no code at all
             return
         else:
-            card.busy = message[1]
-            out.wait(card.latency.get(message[1], 0.0))
+            seconds = card.latency.get(message[1], 0.0) if len(message) > _BARE else 0.0
+            card.busy = message[1] if seconds else None
+            out.wait(seconds)
             answer = b"" if out.is_set() else card.transmit(message)
             card.busy = None
         if not out.is_set():

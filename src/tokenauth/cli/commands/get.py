@@ -219,7 +219,7 @@ def _tell(response: Any) -> None:
         output.detail(f"* {connection.version()}, {(connection.cipher() or ('no cipher',))[0]}")
     if identity is not None:
         output.detail(f"* token {identity.token.label!r} by module {identity.module}")
-        output.detail(f"* authenticated as {identity.certificate.subject.rfc4514_string()}, {identity.uri}")
+        output.detail(f"* authenticated as {identity.text_of('subject')}, {identity.uri}")
     elif connection is not None:
         output.detail("* the server asked for no certificate")
     request = response.request
