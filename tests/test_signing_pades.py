@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import io
 import subprocess
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from cryptography import x509
@@ -154,8 +154,12 @@ def test_the_level_is_raised_without_a_key(signers, judged, before, after):
 def test_the_signature_covers_its_evidence(signers, monkeypatch):
     """Else it could be changed, where nobody looks. A batch asks the authority once for who it is."""
     asked: list[bytes] = []
-    real = timestamps.timestamp
-    monkeypatch.setattr(levels, "timestamp", lambda *how: asked.append(how[0]) or real(*how))
+
+    def timestamp(digest: bytes, *how: Any) -> bytes:
+        asked.append(digest)
+        return timestamps.timestamp(digest, *how)
+
+    monkeypatch.setattr(levels, "timestamp", timestamp)
     levels._kept.clear()
     trust = load_trust([signers.root_pem])
     for number in (1, 2):
