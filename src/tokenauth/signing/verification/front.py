@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from tokenauth._records import Record
 from tokenauth.signing.asic_names import name_in
+from tokenauth.signing.formats import is_container
 from tokenauth.signing.model import INDETERMINATE, INVALID, VALID, Document, FileReport, SignatureReport
 from tokenauth.signing.refusals import DocumentError
 from tokenauth.signing.verification.assessment import Signature, assess, failed
@@ -161,7 +162,6 @@ def _kind(head: bytes, request: _Request) -> tuple[str, Callable[[_Request], _Fo
     Raises:
         Doubtful: it is none of them.
     """
-    from tokenauth.signing.asic_reader import is_container
     from tokenauth.signing.verification.cades import is_cms
     from tokenauth.signing.verification.jws import is_jws
     from tokenauth.signing.verification.pades import is_pdf
