@@ -119,21 +119,12 @@ def prepare(documents: Sequence[Document], job: Job, output: BinaryIO) -> Prepar
             f"a PDF holds its own signature only; {len(documents)} documents were given",
             hint="sign them one by one, or in one container with the format asice",
         )
-    options = job.options
     with documents[0].open() as stream, telling(documents[0].name):
-        writer = open_pdf(stream, options.password)
+        writer = open_pdf(stream, job.options.password)
         name, spec = field_for(writer, job)
-        metadata = PdfSignatureMetadata(
-            field_name=name,
-            md_algorithm=job.key.digest,
-            reason=options.reason or None,
-            location=options.location or None,
-            contact_info=options.contact or None,
-            certify=options.certify is not None,
-            docmdp_permissions=PERMISSIONS[options.certify or "fill-forms"],
-            subfilter=SigSeedSubFilter.PADES,
+        signer = PdfSigner(
+            _metadata(name, job), DescribedSigner(job.key), stamp_style=style_for(job), new_field_spec=spec
         )
-        signer = PdfSigner(metadata, DescribedSigner(job.key), stamp_style=style_for(job), new_field_spec=spec)
         if job.reaches("b-lt"):
             from tokenauth.signing.pades_levels import foresee
 
@@ -150,6 +141,20 @@ def prepare(documents: Sequence[Document], job: Job, output: BinaryIO) -> Prepar
         )
     attributes = cms.signed_attributes(job.key, made.document_digest)
     return Prepared(attributes, made.reserved_region_start, made.reserved_region_end, protection)
+
+
+def _metadata(field: str, job: Job) -> PdfSignatureMetadata:
+    options = job.options
+    return PdfSignatureMetadata(
+        field_name=field,
+        md_algorithm=job.key.digest,
+        reason=options.reason or None,
+        location=options.location or None,
+        contact_info=options.contact or None,
+        certify=options.certify is not None,
+        docmdp_permissions=PERMISSIONS[options.certify or "fill-forms"],
+        subfilter=SigSeedSubFilter.PADES,
+    )
 
 
 def complete(job: Job, prepared: Prepared, signature: bytes, output: BinaryIO) -> None:
