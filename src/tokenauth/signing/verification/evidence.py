@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenauth._records import Record
 from tokenauth.signing.verification.trust import parsed
-from tokenauth.signing.verification.verdicts import Broken, Damaged, Doubtful, Finding, Weak, reading
+from tokenauth.signing.verification.verdicts import Broken, Damaged, Finding, Weak, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -55,7 +55,7 @@ def load_certificate(der: bytes) -> x509.Certificate:
 
     Raises:
         Broken: it is none.
-        Doubtful: its key is of a kind, or written in a way, that is not known.
+        Damaged: its key is of a kind, or written in a way, that is not known.
     """
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -68,7 +68,7 @@ def load_certificate(der: bytes) -> x509.Certificate:
         try:
             certificate.public_key()
         except (ValueError, UnsupportedAlgorithm):
-            raise Doubtful("the key of a certificate in the signature can not be read") from None
+            raise Damaged("the key of a certificate in the signature can not be read") from None
         return certificate
 
 
@@ -113,7 +113,7 @@ def check_undamaged(evidence: Evidence, signer: bytes, trust: Trust) -> None:
         raise Damaged(f"the file brings along more than {_MOST} certificates, revocation lists or OCSP responses")
     try:
         _check_all(evidence, signer, trust)
-    except Broken as error:  # one that can not be read: the signature may be good without it
+    except Broken as error:  # one can not be read, and the signature may be good without it
         raise Damaged(error.reason) from None
 
 
