@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.support import counting
+from tests.support.documents import document_keys
 from tests.support.faulty_module import FaultyModule
 from tests.support.piv.fixtures import (
     choose_pcscd,
@@ -23,6 +24,7 @@ from tests.support.piv.fixtures import (
     yubikey,
     yubikey_stack,
 )
+from tests.support.signers import signers
 from tokenauth.errors import ModuleError
 from tokenauth.pkcs11.modules import load_module
 from tokenauth.provisioning.keys import KEY_TYPES
@@ -34,12 +36,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [  # fixtures
+    "document_keys",
     "fresh_piv",
     "lone_piv",
     "lone_piv_stack",
     "make_stack",
     "piv",
     "piv_stack",
+    "signers",
     "yubikey",
     "yubikey_stack",
 ]

@@ -13,6 +13,7 @@ from tokenauth.errors import (
     HandshakeFailed,
     IdentityNotFound,
     InvalidURI,
+    LevelNotReached,
     MechanismUnsupported,
     ModuleError,
     PinIncorrect,
@@ -27,7 +28,7 @@ from tokenauth.errors import (
 )
 
 if TYPE_CHECKING:
-    from tokenauth import pin, testing
+    from tokenauth import pin, signing, testing
     from tokenauth._version import __version__
     from tokenauth.clients.http import Session, TokenAdapter
     from tokenauth.inventory.identity import Identity
@@ -44,6 +45,7 @@ __all__ = [
     "Identity",
     "IdentityNotFound",
     "InvalidURI",
+    "LevelNotReached",
     "MechanismUnsupported",
     "ModuleError",
     "PinIncorrect",
@@ -66,6 +68,7 @@ __all__ = [
     "identity",
     "pin",
     "prompt",
+    "signing",
     "testing",
 ]
 
@@ -85,8 +88,8 @@ _WHERE = {
 }
 
 
-#: Modules whose names are used from here: ``tokenauth.pin.Env``, ``tokenauth.testing.SoftToken``.
-_PARTS = frozenset({"pin", "testing"})
+#: Modules whose names are used from here: ``tokenauth.pin.Env``, ``tokenauth.signing.sign``, and so on.
+_PARTS = frozenset({"pin", "signing", "testing"})
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ __all__ = [
     "HandshakeFailed",
     "IdentityNotFound",
     "InvalidURI",
+    "LevelNotReached",
     "MechanismUnsupported",
     "ModuleError",
     "PinError",
@@ -148,6 +149,12 @@ class MechanismUnsupported(TokenAuthError):
 
 class SigningFailed(TokenAuthError):
     """The token failed to sign."""
+
+
+class LevelNotReached(TokenAuthError):
+    """A signature can not reach the level that is asked for: a time stamp or revocation data can not be had."""
+
+    default_hint = "try again later, or ask for a lower level"
 
 
 class UnsupportedOpenSSL(TokenAuthError):

@@ -192,6 +192,15 @@ class Identity:
             return []
 
     @property
+    def has_key(self) -> bool | None:
+        """Whether the certificate's key is on the same token; None: that can not be seen before a login."""
+        found, token = self._found, self._found.token
+        if found.key is None:
+            return None if token.login_required and not token.logged_in else False
+        halves = [half.public for half in (found.private_key, found.public_key) if half is not None and half.public]
+        return carries(self.certificate_der, halves[0]) if halves else True
+
+    @property
     def problems(self) -> list[str]:
         """What keeps the identity from being used, or should worry its owner; in words."""
         try:

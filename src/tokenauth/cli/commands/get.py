@@ -247,7 +247,7 @@ def _deliver(response: Any, host: str, target: str | None) -> None:
     if target is None or target == "-":
         _copy(chunks, sys.stdout.buffer)
     else:
-        from tokenauth.cli.files import replacing
+        from tokenauth._files import replacing
 
         with replacing(Path(target)) as file:
             _copy(chunks, file)
