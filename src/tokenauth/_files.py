@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["replacing"]
+
+_reading_the_mask = threading.Lock()
 
 
 @contextmanager
@@ -48,6 +51,7 @@ def _mode(target: Path) -> int:
     """The mode that the file has, or that a new one gets from this process."""
     if target.exists():
         return stat.S_IMODE(target.stat().st_mode)
-    mask = os.umask(0o077)  # there is no way to read it without setting it
-    os.umask(mask)
+    with _reading_the_mask:
+        mask = os.umask(0o077)  # there is no way to read it without setting it
+        os.umask(mask)
     return 0o666 & ~mask

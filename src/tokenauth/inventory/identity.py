@@ -201,6 +201,12 @@ class Identity:
         return carries(self.certificate_der, halves[0]) if halves else True
 
     @property
+    def asks_each_time(self) -> bool | None:
+        """Whether its key wants the PIN for each signature; None: that can not be seen before a login."""
+        key = self._found.private_key
+        return None if key is None else key.always_authenticate
+
+    @property
     def problems(self) -> list[str]:
         """What keeps the identity from being used, or should worry its owner; in words."""
         try:

@@ -1,0 +1,208 @@
+"""``tokenauth sign``: sign documents with the key in a token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tokenauth.cli.documents import (
+    FILE,
+    LEVEL,
+    SEVERAL_FILES,
+    VISIBLE,
+    means_of,
+    need_tsa,
+    password_from,
+    password_option,
+    tsa_options,
+)
+from tokenauth.cli.options import (
+    URI,
+    forget_after_option,
+    json_option,
+    module_option,
+    pin_for,
+    pin_source_option,
+    verbose_option,
+)
+from tokenauth.cli.signed import Results
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tokenauth.inventory.identity import Identity
+    from tokenauth.signing.batch_planning import Entry
+    from tokenauth.uri import TokenURI
+
+__all__ = ["command"]
+
+_FORMATS = click.Choice(["pades", "cades", "xades", "asice", "asics", "jws"])
+#: The formats that an option concerns; the others do not know what to do with it.
+_CONCERNS = {
+    "attached": ("cades",),
+    "packaging": ("xades", "jws"),
+    "append": ("asice", "asics"),
+    "visible": ("pades",),
+    "certify": ("pades",),
+    "field": ("pades",),
+    "reason": ("pades",),
+    "location": ("pades",),
+    "contact": ("pades",),
+}
+
+
+@click.command("sign", short_help="Sign documents.")
+@SEVERAL_FILES
+@click.option(
+    "-i", "--identity", "uri", metavar="URI", type=URI, default="pkcs11:", help="[default: the one for documents]"
+)
+@click.option("-o", "--output", "target", metavar="FILE|DIR", type=FILE, help="[default: beside each file]")
+@click.option("--format", type=_FORMATS, help="[default: pades for PDFs, else asice]")
+@click.option("--level", type=LEVEL, help="[default: b-b, or b-t with --tsa]")
+@tsa_options
+@click.option("--attached", is_flag=True, help="CAdES: the file is inside the signature (.p7m).")
+@click.option(
+    "--packaging",
+    type=click.Choice(["enveloped", "enveloping", "detached"]),
+    help="XAdES: where the signature is. [default: enveloped]; JWS: detached leaves the file outside.",
+)
+@click.option("--append", is_flag=True, help="Add a signature to an ASiC container that is there.")
+@click.option("--visible", metavar="PAGE,X,Y,W,H", type=VISIBLE, help="Show the signature on a PDF's page, in points.")
+@click.option("--visible-text", metavar="TEXT", help="With {signer}, {time}, {reason}, {location}; \\n begins a line.")
+@click.option("--visible-image", metavar="FILE", type=FILE, help="A PNG or JPEG behind the text.")
+@click.option("--visible-font", metavar="FILE", type=FILE, help="A TrueType or OpenType font.")
+@click.option("--certify", type=click.Choice(["no-changes", "fill-forms", "annotate"]), help="What a PDF still allows.")
+@click.option("--field", metavar="NAME", help="The PDF's signature field. [default: the empty one, or a new one]")
+@click.option("--reason", metavar="TEXT", help="Why it is signed (PDF).")
+@click.option("--location", metavar="TEXT", help="Where it is signed (PDF).")
+@click.option("--contact", metavar="TEXT", help="How to reach the signer (PDF).")
+@password_option
+@click.option("--pss", is_flag=True, help="RSA: RSASSA-PSS rather than PKCS #1 v1.5.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Files signed at a time.")
+@click.option("--resume", is_flag=True, help="Leave what was signed before, and sign the rest.")
+@click.option("--force", is_flag=True, help="Replace what is there.")
+@click.option("--allow-final-try", is_flag=True, help="Spend the token's last PIN try, if it comes to that.")
+@json_option
+@pin_source_option
+@forget_after_option
+@module_option
+@verbose_option
+@click.pass_context
+def command(  # noqa: PLR0917 - click passes each option by itself
+    context: click.Context,
+    /,
+    files: tuple[Path, ...],
+    uri: TokenURI,
+    target: Path | None,
+    jobs: int,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+    pss: bool,
+    pin_source: str | None,
+    module: str | None,
+    allow_final_try: bool,
+    forget_after: float | None,
+    **given: Any,
+) -> None:
+    """Sign each FILE, or several that are not all PDFs in one container.
+
+    \b
+    contract.pdf                -> contract.signed.pdf  PAdES
+    report.docx photo.jpg       -> report.asice         ASiC-E
+    data.xml --format xades     -> data.signed.xml      XAdES
+    big.iso --format cades      -> big.iso.p7s          CAdES
+    claims.json --format jws    -> claims.jws           JWS
+
+    The names of the signed files go to stdout; -o - writes one signed file itself there. All that can be checked is
+    checked before the PIN is asked for.
+    """
+    if pin_source == given["password_source"] == "fd:0":
+        raise click.UsageError("--pin-source fd:0 and --password-source fd:0 both read stdin")
+    entries = _planned(files, target, given, force=force, resume=resume)
+    if len(entries) == 1 and entries[0].error is not None:
+        raise entries[0].error
+    results = Results(len(entries), as_json=as_json)
+    if not any(entry.task for entry in entries):
+        context.exit(_tell_only(entries, results))
+    from tokenauth.signing.choice import find_signer
+
+    pin = pin_for(pin_source, uri)
+    signer = find_signer(uri, pin=pin, module=module, allow_final_try=allow_final_try, forget_after=forget_after)
+    context.exit(_sign(entries, signer, results, jobs=jobs, pss=pss or None))
+
+
+def _planned(files: tuple[Path, ...], target: Path | None, given: dict[str, Any], **how: bool) -> list[Entry]:
+    """What is to be signed, and how.
+
+    Raises:
+        click.UsageError: options that do not go together.
+        TokenAuthError: a file that options name can not be read, or the extra is not installed.
+    """
+    from tokenauth.signing.batch_planning import plan_files
+
+    format, level, tsa = (given.pop(name) for name in ("format", "level", "tsa"))
+    need_tsa(level, tsa)
+    visible = _visible(given)
+    means = means_of(tsa, given.pop("trust"), given.pop("timeout"))
+    password = password_from(given.pop("password_source"))
+    to_bytes = target is not None and str(target) == "-"
+    named = {name: value for name, value in given.items() if value not in (None, False)}
+    entries = plan_files(
+        files,
+        format=format or ("asice" if given["append"] else None),
+        level=level,
+        output=None if to_bytes else target,
+        to_bytes=to_bytes,
+        means=means,
+        password=password,
+        visible=visible,
+        **how,
+        **named,
+    )
+    formats = {entry.task.format for entry in entries if entry.task is not None}
+    for name in named.keys() | ({"visible"} if visible else set()):
+        wanted = _CONCERNS.get(name, formats)
+        if formats and not formats & set(wanted):
+            raise click.UsageError(f"--{name} is for --format {' or '.join(wanted)}, and this is {', '.join(formats)}")
+    return entries
+
+
+def _visible(given: dict[str, Any]) -> Any:
+    """Where and how the signature shows; takes its options away."""
+    place = given.pop("visible")
+    how = {name: given.pop(f"visible_{name}") for name in ("text", "image", "font")}
+    named = {name: value for name, value in how.items() if value is not None}
+    if place is None and named:
+        raise click.UsageError(f"--visible-{next(iter(named))} needs --visible PAGE,X,Y,W,H")
+    if "text" in named:
+        named["text"] = named["text"].replace("\\n", "\n")
+    return place and place._replace(**named)
+
+
+def _tell_only(entries: list[Entry], results: Results) -> int:
+    """For when there is nothing to sign: no card is needed."""
+    from tokenauth.signing.batch import Outcome
+
+    outcomes = [Outcome(one.files, one.status, one.output, error=one.error) for one in entries]
+    for outcome in outcomes:
+        results.tell(outcome)
+    return results.finish(outcomes, "")
+
+
+def _sign(entries: list[Entry], signer: Identity, results: Results, *, jobs: int, pss: bool | None) -> int:
+    """Sign what is to be signed.
+
+    Returns:
+        The exit code.
+    """
+    from tokenauth.signing.batch import Batch
+
+    batch = Batch(entries, signer, jobs=jobs, pss=pss, told=results.tell)
+    who = f"as {signer.certificate.subject.rfc4514_string()}"
+    try:
+        outcomes = batch.run()
+    except KeyboardInterrupt:
+        return results.finish(batch.outcomes, who, interrupted=True)
+    return results.finish(outcomes, who)

@@ -1,0 +1,64 @@
+"""A bar on the terminal while many files are signed; nothing where stderr is no terminal."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tokenauth.cli.output import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Progress"]
+
+_WIDTH = 30  # columns
+_CLEAR = "\r\x1b[K"
+
+
+class Progress:
+    """How many of so many are done.
+
+    Args:
+        total: how many there are.
+        shown: whether to show it, if stderr is a terminal.
+    """
+
+    def __init__(self, total: int, *, shown: bool) -> None:
+        self._total = total
+        self._done = 0
+        self._name = ""
+        self._shown = shown and total > 1 and sys.stderr.isatty()
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """One more is done; what is written within the block stands above the bar.
+
+        Args:
+            name: of the one.
+        """
+        self.clear()
+        self._done += 1
+        self._name = name
+        try:
+            yield
+        finally:
+            self._draw()
+
+    def clear(self) -> None:
+        """Take the bar away."""
+        self._write(_CLEAR)
+
+    def _draw(self) -> None:
+        if self._done == self._total:
+            return
+        filled = _WIDTH * self._done // self._total
+        bar = f"[{'#' * filled}{'-' * (_WIDTH - filled)}] {self._done}/{self._total} {printable(self._name)}"
+        self._write(bar[: shutil.get_terminal_size().columns - 1])
+
+    def _write(self, text: str) -> None:
+        if self._shown:
+            sys.stderr.write(text)
+            sys.stderr.flush()

@@ -1,0 +1,250 @@
+"""What is to be done about many files: what goes where, what is there already, and what was signed before."""
+
+from __future__ import annotations
+
+import logging
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenauth._records import Record
+from tokenauth.errors import TokenAuthError
+from tokenauth.notices import notice
+from tokenauth.signing.formats import default_format, load
+from tokenauth.signing.model import Document
+from tokenauth.signing.operations import plan
+from tokenauth.signing.refusals import DocumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tokenauth.signing.operations import Task
+
+__all__ = ["FAILED", "SKIPPED", "Entry", "plan_files"]
+
+#: Why a signed file is not to be made: it was before, or something keeps it from that.
+SKIPPED, FAILED = "skipped", "failed"
+
+_PIECE = 1 << 20
+#: How files are called that a program which was killed left unfinished: a dot, the name, eight characters.
+_UNFINISHED = re.compile(r"\.(.+)\.[0-9a-z_]{8}", re.DOTALL)
+_LONGEST_NAME = 100
+
+
+class Entry(Record):
+    """One signed file that is to be made.
+
+    Args:
+        files: what it is made of; several only for a container.
+        task: how it is made; None if that is not to be done.
+        status: :data:`SKIPPED` or :data:`FAILED` without a task.
+        output: the signed file; None: not known, or it is written to no file.
+        error: why there is no task.
+    """
+
+    files: tuple[Path, ...]
+    task: Task | None = None
+    status: str = ""
+    output: Path | None = None
+    error: Exception | None = None
+
+
+def plan_files(
+    files: Sequence[Path],
+    *,
+    format: str | None = None,
+    output: Path | None = None,
+    to_bytes: bool = False,
+    force: bool = False,
+    resume: bool = False,
+    append: bool = False,
+    **arguments: Any,
+) -> list[Entry]:
+    """Work out what is to be made of files: PDFs and files with a format one by one, others in one container.
+
+    Args:
+        files: what is to be signed.
+        format: of :data:`FORMATS`; None: PAdES if all are PDFs, else ASiC-E.
+        output: the file to be written, or the directory; None: beside each.
+        to_bytes: no file is written.
+        force: what is there may be replaced, also if ``output`` does not name it.
+        resume: what was signed before is left as it is.
+        append: add signatures to containers that are there.
+        **arguments: those of :func:`tokenauth.signing.operations.plan`.
+
+    Returns:
+        An entry for each signed file. What keeps one from being made stands in it.
+
+    Raises:
+        DocumentError: ``output`` is one file and several would be made.
+        TokenAuthError: the extra is not installed.
+        ValueError: an argument that :func:`plan` does not take.
+    """
+    load(format or "asice")
+    groups = _groups(list(dict.fromkeys(files)), format, append=append)
+    if len(groups) > 1 and (to_bytes or (output is not None and not output.is_dir())):
+        raise DocumentError(
+            f"{len(groups)} signed files can not be written to {output or 'one place'}",
+            hint="name a directory that is there",
+        )
+    planned = _Planner(format, output, to_bytes, force, resume, {"append": append, **arguments})
+    with _each_notice_once():
+        made = [planned.entry(group) for group in groups]
+    kept = _without_results(made)
+    if resume:
+        _clear_unfinished([one.output for one in kept if one.task is not None and one.output is not None])
+    return kept
+
+
+def _clear_unfinished(outputs: Sequence[Path]) -> None:
+    """Remove what a run that was killed in the middle left of these."""
+    names = {(output.resolve().parent, output.name[:_LONGEST_NAME]) for output in outputs}
+    for directory in {directory for directory, _ in names}:
+        for path in directory.glob(".*"):
+            match = _UNFINISHED.fullmatch(path.name)
+            if match and (directory, match[1]) in names:
+                path.unlink(missing_ok=True)
+
+
+def _groups(files: list[Path], format: str | None, *, append: bool) -> list[tuple[Path, ...]]:
+    together = format == "asice" or (format is None and not all(map(_is_pdf, files)))
+    return [tuple(files)] if together and not append else [(file,) for file in files]
+
+
+def _is_pdf(file: Path) -> bool:
+    """By its contents; one that can not be read, which will be told, by its name."""
+    try:
+        return default_format([Document(file.name, file)]) == "pades"
+    except OSError:
+        return file.suffix.lower() == ".pdf"
+
+
+class _Planner(Record):
+    """What :func:`plan_files` was asked for."""
+
+    format: str | None
+    output: Path | None
+    to_bytes: bool
+    force: bool
+    resume: bool
+    arguments: dict[str, Any]
+
+    def entry(self, group: tuple[Path, ...]) -> Entry:
+        """What is to be done about one signed file."""
+        try:
+            for file in group:
+                file.open("rb").close()
+            self._refuse_container(group)
+            source: Any = group[0] if len(group) == 1 else list(group)
+            task = plan(source, format=self.format, output=self.output, overwrite=True, **self.arguments)
+            if self.to_bytes:
+                return Entry(group, task._replace(output=None))
+            return self._unless_there(group, task)
+        except (TokenAuthError, OSError) as error:
+            return Entry(group, status=FAILED, error=error)
+
+    def _refuse_container(self, group: tuple[Path, ...]) -> None:
+        """See that a container is not put into another one by mistake."""
+        if self.arguments["append"] or self.format is not None or len(group) != 1:
+            return
+        from tokenauth.signing.asic_reader import is_container
+
+        with group[0].open("rb") as stream:
+            if is_container(stream.read(100)):
+                raise DocumentError(
+                    f"{group[0]} is an ASiC container already",
+                    hint="--append adds a signature to it; --format asice puts it into a container of its own",
+                )
+
+    def _unless_there(self, group: tuple[Path, ...], task: Task) -> Entry:
+        target = task.output
+        assert target is not None  # noqa: S101 - files are never signed to bytes here
+        if _destroys(task):
+            raise DocumentError(f"{target} would be replaced by its own signature", hint="name another file with -o")
+        if not target.exists() or task.options.append:
+            return Entry(group, task, output=target)
+        if self.resume and _is_done(task):
+            return Entry(group, None, SKIPPED, target)
+        named = self.output is not None and not self.output.is_dir()
+        if self.force or (named and not self.resume):
+            return Entry(group, task, output=target)
+        if self.resume:
+            raise DocumentError(
+                f"{target} is there, but is not {task.documents[0].name} signed, or was signed before that was changed",
+                hint="--force replaces it",
+            )
+        raise DocumentError(
+            f"{target} is there already",
+            hint="name another file with -o, or say --force to replace it, or --resume to leave it and go on",
+        )
+
+
+def _destroys(task: Task) -> bool:
+    """Whether a signature that does not hold what it signs would take its place."""
+    holds = task.format == "pades" or task.options.append
+    return not holds and any(_same(task.output, one.path) for one in task.documents)
+
+
+def _same(one: Path | None, other: Path | None) -> bool:
+    return one is not None and other is not None and one.resolve() == other.resolve()
+
+
+def _is_done(task: Task) -> bool:
+    """Whether the signed file is there, and newer than its sources; a signed PDF begins as the PDF did."""
+    assert task.output is not None  # noqa: S101 - seen by the caller
+    made = task.output.stat()
+    sources = [one.path.stat() for one in task.documents if one.path is not None]
+    if made.st_size == 0 or any(made.st_mtime_ns < source.st_mtime_ns for source in sources):
+        return False
+    return task.format != "pades" or _begins_with(task.output, task.documents[0])
+
+
+def _begins_with(longer: Path, document: Document) -> bool:
+    with longer.open("rb") as whole, document.open() as begin:
+        while piece := begin.read(_PIECE):
+            if whole.read(len(piece)) != piece:
+                return False
+        return bool(whole.read(1))
+
+
+def _without_results(entries: list[Entry]) -> list[Entry]:
+    """Entries for sources only: ``*.pdf`` finds what was signed before as well; and no two for one signed file."""
+    outputs = {_place(one): one.files for one in entries if one.output is not None}
+    kept = []
+    for one in entries:
+        made_of = outputs.get(one.files[0].resolve())
+        if len(one.files) == 1 and made_of not in (None, one.files):
+            notice(f"{one.files[0]} is {made_of[0]} signed, and is not signed itself")
+        elif one.output is not None and outputs[_place(one)] != one.files:
+            clash = DocumentError(
+                f"{one.output} would be written twice", hint=f"sign {one.files[0]} by itself, with another -o"
+            )
+            kept.append(Entry(one.files, status=FAILED, error=clash))
+        else:
+            kept.append(one)
+    return kept
+
+
+def _place(entry: Entry) -> Path:
+    assert entry.output is not None  # noqa: S101 - seen by the caller
+    return entry.output.resolve()
+
+
+@contextmanager
+def _each_notice_once() -> Iterator[None]:
+    """What is to be said of all files is said of the first."""
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        known = text in said
+        said.add(text)
+        return not known
+
+    logger = logging.getLogger("tokenauth")
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
