@@ -7,6 +7,9 @@ import datetime
 import hashlib
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import jwt
 import pytest
@@ -16,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.support import common_name
-from tests.support.signed_files import certified, made, pki, trusting, verified
+from tests.support.signed_files import FORMATS, certified, made, pki, trusting, verified
 from tests.test_verification_formats import only
 from tokenauth.signing.model import Document, Job, SigningKey
 from tokenauth.signing.refusals import DocumentError
@@ -25,6 +28,7 @@ from tokenauth.testing import Authority
 
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 HOUR, DAY = datetime.timedelta(hours=1), datetime.timedelta(days=1)
+SCRIPT = Path(__file__).parent / "support" / "verify_script.py"
 NAMES = ("pades", "cades", "xades enveloped", "asice", "jws")
 
 
@@ -186,6 +190,18 @@ def test_levels(name, level, document_keys):
     report = only(verified(name, data, online))
     assert (report.status, report.level, report.reason) == ("valid", level, "")
     assert abs(report.time - datetime.datetime.now(datetime.UTC)) < 5 * HOUR / 60
+
+
+@pytest.mark.parametrize("name", LEVEL_NAMES)
+def test_levels_in_a_program_that_only_verifies(name, document_keys, tmp_path):
+    """Readers of ASN.1 learn of time stamps' contents by an import, which in these tests the signers have done."""
+    file = tmp_path / FORMATS[name].document.name
+    signed = file.with_name(file.name + ".p7s") if name == "cades" else file
+    file.write_bytes(FORMATS[name].document.read())
+    signed.write_bytes(made(name, document_keys.keys["p256"], "b-lta", document_keys.means))
+    command = [sys.executable, str(SCRIPT), str(signed), str(document_keys.root_pem)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout.split(), done.returncode) == (["valid", "b-lta"], 0), done.stderr
 
 
 @pytest.mark.parametrize("name", LEVEL_NAMES)
@@ -444,7 +460,7 @@ def test_pyhanko_s_tracebacks_stay_off_the_terminal():
     import sys
 
     script = (
-        "from tests.support.signed_files import certified, made, pki, verified\n"
+        "from tests.support.signed_files import FORMATS, certified, made, pki, verified\n"
         "from tokenauth.signing.verification import Trust\n"
         "print(verified('pades', made('pades', pki().keys['p256']), Trust()).status)\n"
         "print(verified('cades', made('cades', pki().keys['p256']), Trust()).status)\n"

@@ -6,6 +6,7 @@ import datetime
 import io
 import json
 import subprocess
+import zipfile
 from pathlib import Path
 
 import jwt
@@ -99,16 +100,28 @@ def test_a_detached_signature_is_for_the_file_beside_it(name, tmp_path):
 def test_a_file_without_a_signature(tmp_path):
     assert verify(pdf(), trust=pki().trust).status == "indeterminate"
     assert "no signature" in verify(b"<a/>", trust=pki().trust).reason
-    with pytest.raises(DocumentError, match=r"no PDF, CMS, XML, ASiC or JWS"):
-        verify(b"just text", trust=pki().trust)
+    text = verify(b"just text", trust=pki().trust)
+    assert (text.status, text.signatures) == ("indeterminate", ())
+    assert "no PDF, CMS, XML, ASiC or JWS" in text.reason
     with pytest.raises(DocumentError, match="can not be read"):
         verify(tmp_path / "nothing", trust=pki().trust)
     (tmp_path / "x").write_bytes(b"text")
     (tmp_path / "x.p7s").write_bytes(b"")
-    with pytest.raises(DocumentError, match=r"verified with the file .*x\.p7s"):
-        verify(tmp_path / "x", trust=pki().trust)
+    report = verify(tmp_path / "x", trust=pki().trust)
+    assert (report.status, report.signatures) == ("indeterminate", ())
+    assert report.reason.endswith(f"verified with the file {tmp_path / 'x.p7s'}")
     with pytest.raises(ValueError, match="zone"):
         verify(b"%PDF-", at=datetime.datetime(2026, 1, 1))
+
+
+def test_other_zip_files_hold_no_signature():
+    """A document of an office program, for example: it is not forged, there is only nothing to verify."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as file:
+        file.writestr("[Content_Types].xml", "<Types/>")
+    report = verify(written.getvalue(), trust=pki().trust)
+    assert (report.status, report.signatures) == ("indeterminate", ())
+    assert "no signature" in report.reason
 
 
 def test_the_exit_code_is_the_worst():
@@ -123,8 +136,11 @@ def test_the_exit_code_is_the_worst():
 def test_the_report_as_json():
     report = verified("cades", made("cades", pki().keys["p256"])).as_json()
     assert json.loads(json.dumps(report)) == report
-    assert {"file", "status", "signatures"} <= set(report)
-    assert set(report["signatures"][0]) == {"status", "reason", "signer", "time", "level", "format", "covers"}
+    assert list(report) == ["file", "status", "signatures"]
+    assert list(report["signatures"][0]) == ["status", "reason", "signer", "time", "level", "format", "covers"]
+    assert report["signatures"][0]["time"].endswith("+00:00")
+    without = verify(pdf(), trust=pki().trust, name="x.pdf").as_json()
+    assert without == {"file": "x.pdf", "status": "indeterminate", "signatures": []}
 
 
 # --- made by other programs ---

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenauth.signing.asic_reader import Container
     from tokenauth.signing.choice import find_signer, signing_key
     from tokenauth.signing.model import (
         FORMATS,
@@ -22,28 +23,41 @@ if TYPE_CHECKING:
         SigningKey,
         Visible,
     )
-    from tokenauth.signing.operations import extend, sign
+    from tokenauth.signing.operations import Task, check, extend, perform, plan, sign
+    from tokenauth.signing.refusals import DocumentError
     from tokenauth.signing.two_steps import Prepared, complete, prepare
-    from tokenauth.signing.verification import verify
+    from tokenauth.signing.verification import Anchor, Trust, exit_code, load_trust, system_trust, verify
 
+#: Where each name is defined.
 _WHERE = {
-    "FORMATS": "model",
-    "LEVELS": "model",
+    "Anchor": "verification",
+    "Container": "asic_reader",
     "Document": "model",
+    "DocumentError": "refusals",
+    "FORMATS": "model",
     "FileReport": "model",
     "Job": "model",
+    "LEVELS": "model",
     "Means": "model",
     "Options": "model",
     "Prepared": "two_steps",
     "SignatureReport": "model",
     "SigningKey": "model",
+    "Task": "operations",
+    "Trust": "verification",
     "Visible": "model",
+    "check": "operations",
     "complete": "two_steps",
+    "exit_code": "verification",
     "extend": "operations",
     "find_signer": "choice",
+    "load_trust": "verification",
+    "perform": "operations",
+    "plan": "operations",
     "prepare": "two_steps",
     "sign": "operations",
     "signing_key": "choice",
+    "system_trust": "verification",
     "verify": "verification",
 }
 
@@ -52,7 +66,10 @@ _NEED_THE_EXTRA = frozenset({"verification"})
 __all__ = [
     "FORMATS",
     "LEVELS",
+    "Anchor",
+    "Container",
     "Document",
+    "DocumentError",
     "FileReport",
     "Job",
     "Means",
@@ -60,13 +77,21 @@ __all__ = [
     "Prepared",
     "SignatureReport",
     "SigningKey",
+    "Task",
+    "Trust",
     "Visible",
+    "check",
     "complete",
+    "exit_code",
     "extend",
     "find_signer",
+    "load_trust",
+    "perform",
+    "plan",
     "prepare",
     "sign",
     "signing_key",
+    "system_trust",
     "verify",
 ]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenauth._records import Record
 from tokenauth.errors import TokenAuthError
+from tokenauth.signing.asic_reader import is_container
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +59,6 @@ FORMAT_OF = {
 #: How a signed file begins.
 _BEGINNINGS = (
     (b"%PDF-", "pades"),
-    (b"PK\x03\x04", "asice"),
     (b"<", "xades"),
     (b"\xef\xbb\xbf<", "xades"),
     (b"0", "cades"),
@@ -95,13 +95,27 @@ def _missing_packages() -> tuple[str, ...]:
     return tuple(package for module, package in _PACKAGES.items() if importlib.util.find_spec(module) is None)
 
 
-def default_format(documents: Sequence[Document]) -> str:
-    """PAdES for a PDF, else an ASiC-E container, which holds whatever there is."""
+def default_format(documents: Sequence[Document], *, append: bool = False) -> str:
+    """PAdES for a PDF, else an ASiC-E container, which holds whatever there is.
+
+    Args:
+        documents: what is to be signed.
+        append: a signature is to be added to a container.
+
+    Raises:
+        TokenAuthError: it is a container, and nobody said whether to add to it or to put it into another.
+        OSError: it can not be read.
+    """
     if len(documents) != 1:
         return "asice"
     with documents[0].open() as stream:
-        is_pdf = stream.read(1024).find(b"%PDF-") >= 0  # ISO 32000-2 section 7.5.2; readers look that far
-    return "pades" if is_pdf else "asice"
+        head = stream.read(1024)
+    if is_container(head) and not append:
+        raise TokenAuthError(
+            f"{documents[0].name} is an ASiC container already",
+            hint="add a signature to it with append=True (--append), or name the format to put it into a new one",
+        )
+    return "pades" if b"%PDF-" in head else "asice"  # ISO 32000-2 section 7.5.2; readers look that far
 
 
 def format_of(document: Document) -> str:
@@ -112,7 +126,10 @@ def format_of(document: Document) -> str:
         OSError: it can not be read.
     """
     with document.open() as stream:
-        head = stream.read(1024).lstrip(b"\r\n\t ")
+        head = stream.read(1024)
+    if is_container(head):
+        return "asice"
+    head = head.lstrip(b"\r\n\t ")
     for beginning, name in _BEGINNINGS:
         if head.startswith(beginning):
             return name

@@ -304,7 +304,8 @@ class FileReport(Record):
         file: its path as given.
         status: of the file as a whole.
         signatures: in the order in which they were made, as far as that is known.
-        reason: why the file is not valid if that is no signature's fault: it has none, it can not be read.
+        reason: why the file is not valid if that is no signature's fault: it has none, it can not be read. For people:
+            it is not in the JSON, where a file without signatures has an empty list.
     """
 
     file: str
@@ -314,5 +315,5 @@ class FileReport(Record):
 
     def as_json(self) -> dict[str, Any]:
         """For ``verify --json``."""
-        made: dict[str, Any] = self._asdict()
-        return made | {"signatures": [signature.as_json() for signature in self.signatures]}
+        signatures = [signature.as_json() for signature in self.signatures]
+        return {"file": self.file, "status": self.status, "signatures": signatures}

@@ -138,7 +138,7 @@ def plan(
     """Work out what :func:`sign` is to do. Arguments and errors are its own."""
     documents = documents_of(source, name)
     asked = _options(options)
-    chosen = format or default_format(documents)
+    chosen = format or default_format(documents, append=asked.append)
     load(chosen)
     if FORMAT_OF[chosen].names_media_types:
         documents = _with_media_types(documents)

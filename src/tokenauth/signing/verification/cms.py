@@ -82,7 +82,8 @@ def read_signed_data(data: bytes, what: str) -> Any:
     Raises:
         Broken: it is none.
     """
-    from asn1crypto import cms
+    # What a time stamp holds, and the attribute that names the signer's certificate, is registered by that import.
+    from asn1crypto import cms, tsp  # noqa: F401
 
     with reading(what):
         message = cms.ContentInfo.load(data, strict=True)

@@ -12,7 +12,7 @@ from tokenauth.signing.asic_names import name_in
 from tokenauth.signing.model import INDETERMINATE, INVALID, VALID, Document, FileReport, SignatureReport
 from tokenauth.signing.refusals import DocumentError
 from tokenauth.signing.verification.assessment import Signature, assess, failed
-from tokenauth.signing.verification.verdicts import Finding, reading, worst
+from tokenauth.signing.verification.verdicts import Doubtful, Finding, reading, worst
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,14 +53,12 @@ class _Request(Record):
         """The whole file.
 
         Raises:
-            DocumentError: it is too large for that.
+            Doubtful: it is too large for that.
         """
         with self.document.open() as stream:
             data = stream.read(_MAXIMUM_BYTES + 1)
         if len(data) > _MAXIMUM_BYTES:
-            raise DocumentError(
-                f"{self.document.name} is too large: at most {_MAXIMUM_BYTES} bytes are read as a whole"
-            )
+            raise Doubtful(f"{self.document.name} is too large: at most {_MAXIMUM_BYTES} bytes are read as a whole")
         return data
 
     def neighbour(self, name: str) -> Document | None:
@@ -101,10 +99,11 @@ def verify(
         password: of an encrypted PDF.
 
     Returns:
-        The report. A file that can not be read as what it is, is invalid; one without a signature is indeterminate.
+        The report. A file that can not be read as what it is, is invalid; one without a signature is indeterminate,
+        also one of a kind that holds none. Of these, the report's ``reason`` says why.
 
     Raises:
-        DocumentError: the file can not be opened, is of no kind that holds signatures, or is too large.
+        DocumentError: the file can not be opened.
         ValueError: ``at`` has no zone.
     """
     from tokenauth.signing.verification.trust import Trust, system_trust
@@ -132,8 +131,8 @@ def exit_code(reports: Sequence[FileReport]) -> int:
 def _report(request: _Request, trust: Trust, moment: datetime.datetime, shown: str) -> FileReport:
     with request.document.open() as stream:
         head = stream.read(_HEAD)
-    format, find = _kind(head, request)
     try:
+        format, find = _kind(head, request)
         with reading(request.document.name):
             found = find(request)
     except Finding as problem:
@@ -160,14 +159,15 @@ def _kind(head: bytes, request: _Request) -> tuple[str, Callable[[_Request], _Fo
     """The format, and what finds its signatures.
 
     Raises:
-        DocumentError: it is none of them.
+        Doubtful: it is none of them.
     """
+    from tokenauth.signing.asic_reader import is_container
     from tokenauth.signing.verification.cades import is_cms
     from tokenauth.signing.verification.jws import is_jws
     from tokenauth.signing.verification.pades import is_pdf
     from tokenauth.signing.verification.xades import is_xml
 
-    if head.startswith(b"PK\x03\x04"):
+    if is_container(head):
         return "asice", _asic
     if is_cms(head):
         return "cades", _cades
@@ -178,10 +178,8 @@ def _kind(head: bytes, request: _Request) -> tuple[str, Callable[[_Request], _Fo
     if is_pdf(head):
         return "pades", _pades
     signature = _signature_beside(request)
-    hint = f"its signature is verified with the file {signature}" if signature else ""
-    raise DocumentError(
-        f"{request.document.name} is no PDF, CMS, XML, ASiC or JWS file, so there is no signature in it", hint=hint
-    )
+    hint = f"; its signature is verified with the file {signature}" if signature else ""
+    raise Doubtful(f"it is no PDF, CMS, XML, ASiC or JWS file, so there is no signature in it{hint}")
 
 
 def _signature_beside(request: _Request) -> str:
