@@ -100,6 +100,8 @@ def _because(outcome: Outcome) -> str:
     assert outcome.error is not None  # noqa: S101 - seen by the caller
     _, text = failures.judge(outcome.error)
     name = _name(outcome)
+    if len(outcome.files) == 1 and text.startswith(f"{outcome.files[0].name} "):
+        return name + text.removeprefix(outcome.files[0].name)
     return text if text.startswith(name) else f"{name}: {text}"
 
 

@@ -61,6 +61,11 @@ class Outcome(Record):
     content: bytes | None = None
     error: Exception | None = None
 
+    @classmethod
+    def of(cls, entry: Entry) -> Outcome:
+        """Of one that is not to be made."""
+        return cls(entry.files, entry.status, None if entry.error else entry.output, error=entry.error)
+
 
 class Batch:
     """Signed files that are to be made with one key.
@@ -117,7 +122,7 @@ class Batch:
         """
         for number, entry in enumerate(self._entries):
             if entry.task is None:
-                self._settle(number, Outcome(entry.files, entry.status, entry.output, error=entry.error))
+                self._settle(number, Outcome.of(entry))
                 self._told(self._outcomes[number])
         try:
             self._check_all()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tokenauth.signing.operations import Task
 
-__all__ = ["FAILED", "SKIPPED", "Entry", "plan_files"]
+__all__ = ["FAILED", "SKIPPED", "Entry", "format_for", "plan_files"]
 
 #: Why a signed file is not to be made: it was before, or something keeps it from that.
 SKIPPED, FAILED = "skipped", "failed"
@@ -81,14 +81,16 @@ def plan_files(
         TokenAuthError: the extra is not installed.
         ValueError: an argument that :func:`plan` does not take.
     """
-    load(format or "asice")
-    groups = _groups(list(dict.fromkeys(files)), format, append=append)
+    chosen = format_for(files, format)
+    load(chosen)
+    each_once = list(dict.fromkeys(files))
+    groups = [tuple(each_once)] if chosen == "asice" and not append else [(file,) for file in each_once]
     if len(groups) > 1 and (to_bytes or (output is not None and not output.is_dir())):
         raise DocumentError(
             f"{len(groups)} signed files can not be written to {output or 'one place'}",
             hint="name a directory that is there",
         )
-    planned = _Planner(format, output, to_bytes, force, resume, {"append": append, **arguments})
+    planned = _Planner(chosen, format is None, output, to_bytes, force, resume, {"append": append, **arguments})
     with _each_notice_once():
         made = [planned.entry(group) for group in groups]
     kept = _without_results(made)
@@ -107,23 +109,24 @@ def _clear_unfinished(outputs: Sequence[Path]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _groups(files: list[Path], format: str | None, *, append: bool) -> list[tuple[Path, ...]]:
-    together = format == "asice" or (format is None and not all(map(_is_pdf, files)))
-    return [tuple(files)] if together and not append else [(file,) for file in files]
+def format_for(files: Sequence[Path], format: str | None) -> str:
+    """The format that files are signed in, if none is named."""
+    return format or ("pades" if all(map(_is_pdf, files)) else "asice")
 
 
 def _is_pdf(file: Path) -> bool:
-    """By its contents; one that can not be read, which will be told, by its name."""
+    """By its contents or its name: a broken PDF among others is told, and is no reason to put all into a container."""
     try:
-        return default_format([Document(file.name, file)]) == "pades"
+        return file.suffix.lower() == ".pdf" or default_format([Document(file.name, file)]) == "pades"
     except OSError:
-        return file.suffix.lower() == ".pdf"
+        return False
 
 
 class _Planner(Record):
     """What :func:`plan_files` was asked for."""
 
-    format: str | None
+    format: str
+    refuse_containers: bool
     output: Path | None
     to_bytes: bool
     force: bool
@@ -135,7 +138,8 @@ class _Planner(Record):
         try:
             for file in group:
                 file.open("rb").close()
-            self._refuse_container(group)
+            if self.refuse_containers:
+                _refuse_container(group)
             source: Any = group[0] if len(group) == 1 else list(group)
             task = plan(source, format=self.format, output=self.output, overwrite=True, **self.arguments)
             if self.to_bytes:
@@ -144,40 +148,38 @@ class _Planner(Record):
         except (TokenAuthError, OSError) as error:
             return Entry(group, status=FAILED, error=error)
 
-    def _refuse_container(self, group: tuple[Path, ...]) -> None:
-        """See that a container is not put into another one by mistake."""
-        if self.arguments["append"] or self.format is not None or len(group) != 1:
-            return
-        from tokenauth.signing.asic_reader import is_container
-
-        with group[0].open("rb") as stream:
-            if is_container(stream.read(100)):
-                raise DocumentError(
-                    f"{group[0]} is an ASiC container already",
-                    hint="--append adds a signature to it; --format asice puts it into a container of its own",
-                )
-
     def _unless_there(self, group: tuple[Path, ...], task: Task) -> Entry:
         target = task.output
         assert target is not None  # noqa: S101 - files are never signed to bytes here
-        if _destroys(task):
-            raise DocumentError(f"{target} would be replaced by its own signature", hint="name another file with -o")
-        if not target.exists() or task.options.append:
-            return Entry(group, task, output=target)
-        if self.resume and _is_done(task):
-            return Entry(group, None, SKIPPED, target)
         named = self.output is not None and not self.output.is_dir()
-        if self.force or (named and not self.resume):
+        if _destroys(task):
+            error = DocumentError(f"{target} would be replaced by its own signature", hint="name another file with -o")
+        elif not target.exists() or task.options.append:
             return Entry(group, task, output=target)
-        if self.resume:
-            raise DocumentError(
-                f"{target} is there, but is not {task.documents[0].name} signed, or was signed before that was changed",
-                hint="--force replaces it",
-            )
-        raise DocumentError(
-            f"{target} is there already",
-            hint="name another file with -o, or say --force to replace it, or --resume to leave it and go on",
-        )
+        elif self.resume and _is_done(task):
+            return Entry(group, None, SKIPPED, target)
+        elif self.force or (named and not self.resume):
+            return Entry(group, task, output=target)
+        elif self.resume:
+            what = f"{target} is there, but is not {group[0].name} signed, or that was changed since"
+            error = DocumentError(what, hint="--force replaces it")
+        else:
+            hint = "--resume leaves it, --force replaces it, -o names another"
+            error = DocumentError(f"{target} is there already", hint=hint)
+        return Entry(group, None, FAILED, target, error)
+
+
+def _refuse_container(group: tuple[Path, ...]) -> None:
+    """See that a container is not put into another one by mistake."""
+    from tokenauth.signing.asic_reader import is_container
+
+    for file in group:
+        with file.open("rb") as stream:
+            if is_container(stream.read(100)):
+                raise DocumentError(
+                    f"{file} is an ASiC container already",
+                    hint="--append adds a signature to it; --format asice puts it into a container of its own",
+                )
 
 
 def _destroys(task: Task) -> bool:
@@ -210,25 +212,22 @@ def _begins_with(longer: Path, document: Document) -> bool:
 
 def _without_results(entries: list[Entry]) -> list[Entry]:
     """Entries for sources only: ``*.pdf`` finds what was signed before as well; and no two for one signed file."""
-    outputs = {_place(one): one.files for one in entries if one.output is not None}
-    kept = []
+    outputs: dict[Path, tuple[Path, ...]] = {}
     for one in entries:
-        made_of = outputs.get(one.files[0].resolve())
-        if len(one.files) == 1 and made_of not in (None, one.files):
-            notice(f"{one.files[0]} is {made_of[0]} signed, and is not signed itself")
-        elif one.output is not None and outputs[_place(one)] != one.files:
-            clash = DocumentError(
-                f"{one.output} would be written twice", hint=f"sign {one.files[0]} by itself, with another -o"
-            )
-            kept.append(Entry(one.files, status=FAILED, error=clash))
-        else:
-            kept.append(one)
-    return kept
+        if one.output is not None:
+            outputs.setdefault(one.output.resolve(), one.files)
+    results = [one for one in entries if outputs.get(one.files[0].resolve(), one.files) != one.files]
+    if results:
+        more = f" and {len(results) - 1} more files" if len(results) > 1 else ""
+        notice(f"left out, as others of these files signed: {results[0].files[0]}{more}")
+    return [_unless_twice(one, outputs) for one in entries if one not in results]
 
 
-def _place(entry: Entry) -> Path:
-    assert entry.output is not None  # noqa: S101 - seen by the caller
-    return entry.output.resolve()
+def _unless_twice(entry: Entry, outputs: dict[Path, tuple[Path, ...]]) -> Entry:
+    if entry.output is None or outputs[entry.output.resolve()] == entry.files:
+        return entry
+    clash = DocumentError(f"{entry.output} would be written twice", hint=f"sign {entry.files[0]} by itself, with -o")
+    return Entry(entry.files, status=FAILED, error=clash)
 
 
 @contextmanager

@@ -133,40 +133,46 @@ def command(  # noqa: PLR0917 - click passes each option by itself
     context.exit(_sign(entries, signer, results, jobs=jobs, pss=pss or None))
 
 
-def _planned(files: tuple[Path, ...], target: Path | None, given: dict[str, Any], **how: bool) -> list[Entry]:
+def _planned(files: tuple[Path, ...], target: Path | None, given: dict[str, Any], **how: Any) -> list[Entry]:
     """What is to be signed, and how.
 
     Raises:
         click.UsageError: options that do not go together.
         TokenAuthError: a file that options name can not be read, or the extra is not installed.
     """
-    from tokenauth.signing.batch_planning import plan_files
+    from tokenauth.signing.batch_planning import format_for, plan_files
 
     format, level, tsa = (given.pop(name) for name in ("format", "level", "tsa"))
     need_tsa(level, tsa)
+    named = {name: value for name, value in given.items() if name in _CONCERNS and value not in (None, False)}
+    _check_concerns(named, format_for(files, format or ("asice" if given["append"] else None)))
+    how |= {name: value for name, value in named.items() if name != "visible"}
     visible = _visible(given)
-    means = means_of(tsa, given.pop("trust"), given.pop("timeout"))
-    password = password_from(given.pop("password_source"))
     to_bytes = target is not None and str(target) == "-"
-    named = {name: value for name, value in given.items() if value not in (None, False)}
-    entries = plan_files(
+    return plan_files(
         files,
         format=format or ("asice" if given["append"] else None),
         level=level,
         output=None if to_bytes else target,
         to_bytes=to_bytes,
-        means=means,
-        password=password,
+        means=means_of(tsa, given["trust"], given["timeout"]),
+        password=password_from(given["password_source"]),
         visible=visible,
+        allow_lower_level=given["allow_lower_level"],
         **how,
-        **named,
     )
-    formats = {entry.task.format for entry in entries if entry.task is not None}
-    for name in named.keys() | ({"visible"} if visible else set()):
-        wanted = _CONCERNS.get(name, formats)
-        if formats and not formats & set(wanted):
-            raise click.UsageError(f"--{name} is for --format {' or '.join(wanted)}, and this is {', '.join(formats)}")
-    return entries
+
+
+def _check_concerns(named: dict[str, Any], format: str) -> None:
+    """See that the options that were given concern the format.
+
+    Raises:
+        click.UsageError: one does not.
+    """
+    for name in named:
+        if format not in _CONCERNS[name]:
+            wanted = " or ".join(_CONCERNS[name])
+            raise click.UsageError(f"--{name} is for --format {wanted}, and the format is {format}")
 
 
 def _visible(given: dict[str, Any]) -> Any:
@@ -185,7 +191,7 @@ def _tell_only(entries: list[Entry], results: Results) -> int:
     """For when there is nothing to sign: no card is needed."""
     from tokenauth.signing.batch import Outcome
 
-    outcomes = [Outcome(one.files, one.status, one.output, error=one.error) for one in entries]
+    outcomes = [Outcome.of(entry) for entry in entries]
     for outcome in outcomes:
         results.tell(outcome)
     return results.finish(outcomes, "")
