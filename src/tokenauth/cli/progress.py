@@ -23,21 +23,22 @@ class Progress:
 
     Args:
         total: how many there are.
-        shown: whether to show it, if stderr is a terminal.
     """
 
-    def __init__(self, total: int, *, shown: bool) -> None:
+    def __init__(self, total: int) -> None:
         self._total = total
         self._done = 0
         self._name = ""
-        self._shown = shown and total > 1 and sys.stderr.isatty()
+        self._is_drawn = False
+        self._shown = total > 1 and sys.stderr.isatty()
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
+    def step(self, name: str, *, draw: bool = True) -> Iterator[None]:
         """One more is done; what is written within the block stands above the bar.
 
         Args:
             name: of the one.
+            draw: show the bar afterwards.
         """
         self.clear()
         self._done += 1
@@ -45,15 +46,19 @@ class Progress:
         try:
             yield
         finally:
-            self._draw()
+            if draw:
+                self._draw()
 
     def clear(self) -> None:
         """Take the bar away."""
-        self._write(_CLEAR)
+        if self._is_drawn:
+            self._write(_CLEAR)
+        self._is_drawn = False
 
     def _draw(self) -> None:
         if self._done == self._total:
             return
+        self._is_drawn = True
         filled = _WIDTH * self._done // self._total
         bar = f"[{'#' * filled}{'-' * (_WIDTH - filled)}] {self._done}/{self._total} {printable(self._name)}"
         self._write(bar[: shutil.get_terminal_size().columns - 1])

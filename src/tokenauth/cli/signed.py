@@ -25,20 +25,24 @@ class Results:
     Args:
         total: how many signed files there will be.
         as_json: write JSON when all is known, in place of lines.
-        bar: show a bar, if there is a terminal.
     """
 
-    def __init__(self, total: int, *, as_json: bool, bar: bool = True) -> None:
+    def __init__(self, total: int, *, as_json: bool) -> None:
         self._total = total
         self._as_json = as_json
-        self._progress = Progress(total, shown=bar)
+        self._progress = Progress(total)
 
-    def tell(self, outcome: Outcome) -> None:
-        """Tell what became of one: its name to stdout if it was signed, or why it was not."""
+    def tell(self, outcome: Outcome, *, bar: bool = True) -> None:
+        """Tell what became of one: its name to stdout if it was signed, or why it was not.
+
+        Args:
+            outcome: what became of it.
+            bar: show how far it is, if there is a terminal and no question comes next.
+        """
         from tokenauth.signing.batch import FAILED, SIGNED, SKIPPED
 
         name = _name(outcome)
-        with self._progress.step(name):
+        with self._progress.step(name, draw=bar):
             if outcome.status == FAILED and outcome.error is not None:
                 if self._total > 1:
                     output.say(f"error: {_because(outcome)}")

@@ -169,14 +169,14 @@ class Batch:
                 continue
             rest = self._todo[position + 1 :]
             if self.asks_each_time and not knew:
-                self._announce(len(rest))
+                self._announce(len(rest), " more")
             if self._jobs > 1 and rest and not self.asks_each_time:
                 self._sign_in_threads(rest)
                 return
 
-    def _announce(self, count: int) -> None:
+    def _announce(self, count: int, more: str = "") -> None:
         if self.asks_each_time and count > 1:
-            notice(f"{count} signatures, the card asks for the PIN each time")
+            notice(f"{count}{more} signatures, the card asks for the PIN each time")
 
     def _reason(self, position: int) -> str:
         files = _names(self._entries[self._todo[position]].files)
@@ -250,8 +250,9 @@ class _Keys:
         self._identity = identity
         self._pss = pss
         self._extra: tuple[Any, ...] = ()
+        self._known = identity.asks_each_time
         self.shared: SigningKey
-        self._token_key: TokenKey
+        self._token_key: TokenKey | None = None
 
     def prepare(self, task: Task, reason: str) -> None:
         """Make the key that all use, unless it asks each time."""
@@ -268,9 +269,10 @@ class _Keys:
 
     @property
     def asks_each_time(self) -> bool:
-        """Whether the PIN is asked for each time; some tokens show it only after the login."""
-        known = self._identity.asks_each_time
-        return self._token_key.ready and self._token_key.prepare().always_authenticate if known is None else known
+        """Whether the PIN is asked for each time; many tokens show it only after the login."""
+        if self._token_key is not None and self._token_key.ready:
+            self._known = self._token_key.prepare().always_authenticate
+        return bool(self._known)
 
     def _made(self, reason: str) -> tuple[SigningKey, TokenKey]:
         from tokenauth.pkcs11.private_keys import private_key, shape_of

@@ -205,7 +205,9 @@ def _sign(entries: list[Entry], signer: Identity, results: Results, *, jobs: int
     """
     from tokenauth.signing.batch import Batch
 
-    batch = Batch(entries, signer, jobs=jobs, pss=pss, told=results.tell)
+    batch = Batch(
+        entries, signer, jobs=jobs, pss=pss, told=lambda outcome: results.tell(outcome, bar=not batch.asks_each_time)
+    )
     who = f"as {signer.certificate.subject.rfc4514_string()}"
     try:
         outcomes = batch.run()
