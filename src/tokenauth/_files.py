@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
-import tempfile
 import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["replacing"]
+__all__ = ["remove_unfinished", "replacing"]
+
+#: Characters of a file's name that its unfinished form has, so that also in UTF-8 it is not too long for a file system.
+_NAMED = 50
+_UNFINISHED = re.compile(r"(\..+\.)[0-9a-f]{8}", re.DOTALL)
 
 _reading_the_mask = threading.Lock()
 
@@ -35,16 +39,42 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with target.open("wb") as file:
             yield file
         return
-    number, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", dir=target.parent)
+    # Named before it is there, so that an interruption at any moment finds what to remove.
+    temporary = target.with_name(_before(target) + os.urandom(4).hex())
     try:
-        with os.fdopen(number, "wb") as file:
+        with open(temporary, "xb", opener=_private) as file:
             yield file
-        temporary = Path(name)
         temporary.chmod(_mode(target))
         temporary.replace(target)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(targets: Iterable[Path]) -> None:
+    """Remove what a program that was killed while it wrote left beside these files.
+
+    Args:
+        targets: the files; nobody else may be writing them.
+
+    Raises:
+        OSError: it can not be removed.
+    """
+    names = {(target.resolve().parent, _before(target.resolve())) for target in targets}
+    for directory in {directory for directory, _ in names}:
+        for path in directory.glob(".*"):
+            match = _UNFINISHED.fullmatch(path.name)
+            if match and (directory, match[1]) in names:
+                path.unlink(missing_ok=True)
+
+
+def _before(target: Path) -> str:
+    """How the name of an unfinished file begins."""
+    return f".{target.name[:_NAMED]}."
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _mode(target: Path) -> int:

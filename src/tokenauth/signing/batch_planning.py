@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenauth._files import remove_unfinished
 from tokenauth._records import Record
 from tokenauth.errors import TokenAuthError
 from tokenauth.notices import notice
@@ -27,9 +27,6 @@ __all__ = ["FAILED", "SKIPPED", "Entry", "format_for", "plan_files"]
 SKIPPED, FAILED = "skipped", "failed"
 
 _PIECE = 1 << 20
-#: How files are called that a program which was killed left unfinished: a dot, the name, eight characters.
-_UNFINISHED = re.compile(r"\.(.+)\.[0-9a-z_]{8}", re.DOTALL)
-_LONGEST_NAME = 100
 
 
 class Entry(Record):
@@ -95,18 +92,8 @@ def plan_files(
         made = [planned.entry(group) for group in groups]
     kept = _without_results(made)
     if resume:
-        _clear_unfinished([one.output for one in kept if one.task is not None and one.output is not None])
+        remove_unfinished(one.output for one in kept if one.task is not None and one.output is not None)
     return kept
-
-
-def _clear_unfinished(outputs: Sequence[Path]) -> None:
-    """Remove what a run that was killed in the middle left of these."""
-    names = {(output.resolve().parent, output.name[:_LONGEST_NAME]) for output in outputs}
-    for directory in {directory for directory, _ in names}:
-        for path in directory.glob(".*"):
-            match = _UNFINISHED.fullmatch(path.name)
-            if match and (directory, match[1]) in names:
-                path.unlink(missing_ok=True)
 
 
 def format_for(files: Sequence[Path], format: str | None) -> str:
