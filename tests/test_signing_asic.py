@@ -355,6 +355,13 @@ def test_a_damaged_file_is_noticed_when_it_is_read(tmp_path, was, becomes):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_shorter_than_the_directory_says_is_noticed_when_it_is_read():
+    content = container_of(MIMETYPE, entry("a.txt", b"x" * 500, compress_type=DEFLATED))
+    container = opened(patched(content, 22, "<I", 501, central=24))
+    with pytest.raises(DocumentError, match="ends too early"):
+        list(container.pieces("a.txt"))
+
+
 def test_overlapping_files_are_refused():
     """As in the bombs of which all files share one body: the central directory points twice to one place."""
     content = container_of(MIMETYPE, entry("a", b"x" * 50), entry("b", b"x" * 50))

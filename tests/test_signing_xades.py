@@ -17,7 +17,7 @@ from lxml import etree
 
 from tests.support.documents import DS, XADES, XML_KINDS, DocumentKeys, schema_errors, time_stamp_is_of, xmlsec1
 from tokenauth.errors import LevelNotReached, MechanismUnsupported, TokenAuthError
-from tokenauth.signing import xades, xades_levels
+from tokenauth.signing import load_trust, verify, xades, xades_levels
 from tokenauth.signing.model import LEVELS, Document, Job, Means, Options
 from tokenauth.signing.refusals import DocumentError
 from tokenauth.signing.xades_xml import C14N, C14N_11, EC14N, canonical, parse
@@ -36,6 +36,7 @@ INTRICATE = (
     '<p:x q:y="1" z="&#13;&lt;"><n xmlns="" xml:base="../c/"><!-- in --><q:m/></n></p:x>\r\n<![CDATA[<>&]]> \xe4\xf6 '
     "</r>\n<!-- after -->"
 ).encode("latin-1")
+WHOLE = "the whole document, without the {} in it"
 DOCUMENTS = {"plain": PLAIN, "intricate": INTRICATE}
 XPATH_LEVELS = f"//{{{XADES}}}UnsignedSignatureProperties/*"
 
@@ -99,6 +100,28 @@ def test_xmlsec1_sees_a_change(document_keys, tmp_path, packaging):
     assert xmlsec1(written(tmp_path, changed), document_keys.root_pem) != ""
     time = re.sub(rb"(SigningTime>)\d{4}", rb"\g<1>1999", made)
     assert xmlsec1(written(tmp_path, time), document_keys.root_pem) != ""
+
+
+def test_comments_are_covered(document_keys, tmp_path):
+    made = signed(document_keys, "p256", document(b"<!-- a --><order><!-- b --></order>"))
+    assert b'URI="#xpointer(/)"' in made
+    assert xmlsec1(written(tmp_path, made), document_keys.root_pem) == ""
+    trust = load_trust([document_keys.root_pem], online=True)
+    report = verify(made, trust=trust)
+    assert (report.status, report.signatures[0].covers) == ("valid", (WHOLE.format("signatures"),))
+    for changed in (made.replace(b" a ", b" A "), made.replace(b" b ", b" B "), made + b"<!-- c -->"):
+        assert verify(changed, trust=trust).status == "invalid"
+        assert xmlsec1(written(tmp_path, changed), document_keys.root_pem) != ""
+    again = signed(document_keys, "p256", document(made))
+    assert [one.status for one in verify(again, trust=trust).signatures] == ["valid", "valid"]
+
+
+def test_a_document_without_comments_is_named_in_the_usual_way(document_keys):
+    made = signed(document_keys)
+    assert b'Reference Id="' in made
+    assert b'URI=""' in made
+    report = verify(made + b"<!-- c -->", trust=load_trust([document_keys.root_pem], online=True))
+    assert (report.status, report.signatures[0].covers) == ("valid", (WHOLE.format("signatures and comments"),))
 
 
 @pytest.mark.parametrize("packaging", ["enveloping", "detached"])
@@ -475,6 +498,14 @@ def test_what_an_element_inherits(algorithm, expected):
     before = etree.tostring(tree)
     assert canonical(tree.getroot()[0], algorithm) == expected.encode()
     assert etree.tostring(tree) == before
+
+
+@pytest.mark.parametrize("algorithm", [C14N, C14N_11, EC14N])
+def test_a_default_namespace_of_the_elements_above(algorithm):
+    """Declared once where it holds, also beside an element that declares it anew."""
+    tree = parse(b'<r xmlns="urn:a"><n><m><k xmlns="urn:b"/><k/></m></n></r>', "x")
+    expected = b'<n xmlns="urn:a"><m><k xmlns="urn:b"></k><k></k></m></n>'
+    assert canonical(tree.getroot()[0], algorithm) == expected
 
 
 def test_an_unknown_canonical_form_is_refused():

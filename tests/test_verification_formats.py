@@ -25,7 +25,7 @@ SIGNED_CONTENT = {
     "pades": "the whole file",
     "cades": "order.txt",
     "cades attached": "the content inside the signature",
-    "xades enveloped": "the whole document, without the signatures and comments in it",
+    "xades enveloped": "the whole document, without the signatures in it",
     "xades enveloping": "the element Object (Id",
     "xades detached": "order.xml",
     "asice": "order.txt",
@@ -199,6 +199,13 @@ TEMPLATE = """<?xml version="1.0"?>
 <DigestMethod Algorithm="{digest}"/><DigestValue/></Reference></SignedInfo><SignatureValue/>
 <KeyInfo><X509Data><X509Certificate/></X509Data></KeyInfo></Signature></order>
 """
+PARTIAL = (
+    TEMPLATE.partition("\n")[2]
+    .replace("<order><item>ten apples</item>", '<r xmlns="urn:a"><a><b Id="x"><k xmlns="urn:b"/><k/></b></a>')
+    .replace("</order>", "</r>")
+    .replace('URI=""', 'URI="#x"')
+    .replace('<Transform Algorithm="http://www.w3.org/2000/09/xmldsig#enveloped-signature"/>', "")
+)
 FORMS = ("http://www.w3.org/TR/2001/REC-xml-c14n-20010315", "http://www.w3.org/2001/10/xml-exc-c14n#")
 SHA256 = "http://www.w3.org/2001/04/xmlenc#sha256"
 
@@ -222,6 +229,15 @@ def test_xmlsec1(kind, method, form, tmp_path):
     assert (report.status, report.level) == ("valid", ""), report.reason
     signed.write_bytes(signed.read_bytes().replace(b"ten", b"two"))
     assert only(verify(signed, trust=pki().trust)).status == "invalid"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_xmlsec1_signs_an_element_whose_namespace_is_declared_above(form, tmp_path):
+    template = PARTIAL.format(form=form, method="ecdsa-sha256", digest=SHA256)
+    signed = xmlsec_signed(tmp_path, "p256", "<!DOCTYPE r [<!ATTLIST b Id ID #IMPLIED>]>" + template)
+    signed.write_bytes(signed.read_bytes().replace(b"<!DOCTYPE r [\n<!ATTLIST b Id ID #IMPLIED>\n]>", b""))
+    report = only(verify(signed, trust=pki().trust))
+    assert (report.status, report.covers) == ("valid", ("the element b (Id x)",)), report.reason
 
 
 def test_sha1_in_xml_is_not_valid(tmp_path):

@@ -114,12 +114,16 @@ class Container:
             DocumentError: there is no such file, or it is damaged.
         """
         entry = self._entry(file)
+        left = entry.file_size
         try:
             with self._zip.open(entry) as opened:
                 while piece := opened.read(_STEP):
+                    left -= len(piece)
                     yield piece
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
             raise self._refused(f"holds a damaged file, {file!r}: {error}") from None
+        if left:
+            raise self._refused(f"holds a damaged file, {file!r}: it ends too early")
 
     def read(self, file: str) -> bytes:
         """The contents of a signature file or manifest.

@@ -13,11 +13,13 @@ from tokenauth.signing.xades_build import Item, element, encoded, identifier_for
 from tokenauth.signing.xades_references import (
     BASE64,
     ENVELOPED,
+    WHOLE,
+    WHOLE_WITH_COMMENTS,
     Resolver,
     excludes_all_signatures,
     without_signatures,
 )
-from tokenauth.signing.xades_xml import C14N_11, DS, XPATH2, add, canonical, ds, parse, serialised
+from tokenauth.signing.xades_xml import C14N_11, C14N_11_COMMENTS, DS, XPATH2, add, canonical, ds, parse, serialised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -105,14 +107,23 @@ def _enveloped(documents: Sequence[Document], job: Job) -> Any:
     root = tree.getroot()
     _check_room(root, document.name)
     nested = any(one.getparent() is not root for one in root.iter(ds("Signature")))
-    transforms = (ENVELOPED, C14N_11) if nested else (ENVELOPED, XPATH2, C14N_11)
     content = tree if nested else without_signatures(tree)
-    digest = hashlib.new(job.key.digest, canonical(content, C14N_11)).digest()
-    item = Item("", "text/xml" if document.mime == "application/octet-stream" else document.mime, digest, transforms)
+    uri, form = (WHOLE_WITH_COMMENTS, C14N_11_COMMENTS) if _has_comments(content) else (WHOLE, C14N_11)
+    transforms = (ENVELOPED, form) if nested else (ENVELOPED, XPATH2, form)
+    digest = hashlib.new(job.key.digest, canonical(content, form)).digest()
+    item = Item(uri, "text/xml" if document.mime == "application/octet-stream" else document.mime, digest, transforms)
     signature = element(root, identifier_for(job, root), [item], job)
     sign_element(signature, job.key)
     xades_levels.reach(signature, job, beside(()))
     return tree
+
+
+def _has_comments(tree: Any) -> bool:
+    """Then the signature has to cover them, or they could be changed; the usual reference leaves them out."""
+    from lxml import etree
+
+    beside = (*tree.getroot().itersiblings(preceding=True), *tree.getroot().itersiblings())
+    return any(one.tag is etree.Comment for one in (*beside, *tree.iter(etree.Comment)))
 
 
 def _check_room(root: Any, name: str) -> None:

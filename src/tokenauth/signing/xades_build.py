@@ -86,7 +86,7 @@ def element(parent: Any, identifier: str, items: Sequence[Item], job: Job) -> An
         signature = etree.SubElement(parent, ds("Signature"), nsmap=namespaces)
     signature.set("Id", identifier)
     _signed_info(signature, identifier, items, key)
-    add(signature, ds("SignatureValue"), Id=f"{identifier}-SIG")
+    add(signature, ds("SignatureValue"))
     data = add(add(signature, ds("KeyInfo")), ds("X509Data"))
     for certificate in (key.certificate, *key.chain):
         add(data, ds("X509Certificate"), encoded(_der(certificate)))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tokenauth.signing import xades_algorithms as algorithms
 from tokenauth.signing.refusals import DocumentError
 from tokenauth.signing.xades_references import decoded, holds, octets
-from tokenauth.signing.xades_xml import C14N, canonical, ds, local_name, xades, xades141
+from tokenauth.signing.xades_xml import canonical_by, ds, local_name, xades, xades141
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ def check(signature: Any, resolve: Resolver) -> None:
     """
     info, value = part(signature, "SignedInfo"), part(signature, "SignatureValue")
     method, form = part(info, "SignatureMethod"), part(info, "CanonicalizationMethod")
-    message = canonical(info, form.get("Algorithm", ""))
+    message = canonical_by(info, form)
     public_key = signer_of(signature).public_key()
     if not algorithms.verify(public_key, method.get("Algorithm", ""), decoded(value.text), message):
         raise DocumentError("the signature does not verify with the certificate in it, so its level can not be raised")
@@ -118,7 +118,7 @@ def value_imprint(stamp: Any, signature: Any, digest: str) -> bytes:
         signature: the ``ds:Signature``.
         digest: hashlib's name.
     """
-    return hashlib.new(digest, canonical(part(signature, "SignatureValue"), _form(stamp))).digest()
+    return hashlib.new(digest, _form(part(signature, "SignatureValue"), stamp)).digest()
 
 
 def archive_imprint(stamp: Any, signature: Any, digest: str, resolve: Resolver) -> bytes:
@@ -131,20 +131,18 @@ def archive_imprint(stamp: Any, signature: Any, digest: str, resolve: Resolver) 
         resolve: gives the files that the signature is for.
     """
     hashed = hashlib.new(digest)
-    algorithm = _form(stamp)
     info = part(signature, "SignedInfo")
     for reference in info.iterfind(ds("Reference")):
         for piece in octets(reference, resolve):
             hashed.update(piece)
     parts = [info, part(signature, "SignatureValue"), *signature.iterfind(ds("KeyInfo"))]
     for one in (*parts, *_before(stamp), *_unreferenced_objects(signature)):
-        hashed.update(canonical(one, algorithm))
+        hashed.update(_form(one, stamp))
     return hashed.digest()
 
 
-def _form(stamp: Any) -> str:
-    method = stamp.find(ds("CanonicalizationMethod"))
-    return C14N if method is None else str(method.get("Algorithm", ""))
+def _form(element: Any, stamp: Any) -> bytes:
+    return canonical_by(element, stamp.find(ds("CanonicalizationMethod")))
 
 
 def _before(stamp: Any) -> list[Any]:

@@ -17,11 +17,13 @@ from typing import Any
 from tokenauth._records import Record
 from tokenauth.signing.refusals import DocumentError
 from tokenauth.signing.xades_algorithms import digest_name
-from tokenauth.signing.xades_xml import C14N, CANONICALISATIONS, DS, EC14N, XPATH2, add, canonical, ds
+from tokenauth.signing.xades_xml import C14N, CANONICALISATIONS, DS, XPATH2, add, canonical, ds, prefixes_of
 
 __all__ = [
     "BASE64",
     "ENVELOPED",
+    "WHOLE",
+    "WHOLE_WITH_COMMENTS",
     "XPATH",
     "Resolver",
     "by_id",
@@ -40,7 +42,9 @@ XPATH = "http://www.w3.org/TR/1999/REC-xpath-19991116"
 #: second, XPath Filter 2.0: verifiers evaluate it once, and the first for each node, which takes minutes for some MB.
 _WITHOUT_SIGNATURES = "not(ancestor-or-self::{}:Signature)"
 _SUBTRACT_SIGNATURES = "/descendant::{}:Signature"
-_BASE64_STEP = 1 << 20  # a multiple of 4
+#: References to the whole document. Only the second takes comments along (XMLDSIG-CORE1 section 4.4.3.3).
+WHOLE, WHOLE_WITH_COMMENTS = "", "#xpointer(/)"
+_MOST_TRANSFORMS = 5
 
 #: The octets of a file by the ``URI`` of a reference, in pieces; raises DocumentError if there is no such file.
 Resolver = Callable[[str], Iterable[bytes]]
@@ -51,10 +55,12 @@ class _Nodes(Record):
 
     Args:
         node: an element, or the whole tree.
+        comments: they are part of it.
         without: ``""``, or which signatures are left out: ``self`` (the one with the reference) or ``all``.
     """
 
     node: Any
+    comments: bool = False
     without: str = ""
 
 
@@ -94,7 +100,10 @@ def octets(reference: Any, resolve: Resolver) -> Iterable[bytes]:
         DocumentError: the reference leads nowhere, or uses what is not understood.
     """
     state = _dereferenced(reference, resolve)
-    for step in reference.iterfind(f"{ds('Transforms')}/{ds('Transform')}"):
+    steps = reference.findall(f"{ds('Transforms')}/{ds('Transform')}")
+    if len(steps) > _MOST_TRANSFORMS:
+        raise DocumentError(f"a reference of the XML signature has more than {_MOST_TRANSFORMS} transforms")
+    for step in steps:
         state = _transformed(state, step)
     if isinstance(state, _Nodes):
         return [_canonicalised(state, reference, C14N)]
@@ -128,15 +137,17 @@ def decoded(text: str | None) -> bytes:
 def excludes_all_signatures(reference: Any) -> bool:
     """Whether further signatures can be added to the document without breaking this one."""
     steps = reference.iterfind(f"{ds('Transforms')}/{ds('Transform')}")
-    return reference.get("URI") != "" or any(_leaves_out_signatures(step) for step in steps)
+    return reference.get("URI") not in (WHOLE, WHOLE_WITH_COMMENTS) or any(
+        _leaves_out_signatures(step) for step in steps
+    )
 
 
 def _dereferenced(reference: Any, resolve: Resolver) -> _Nodes | Iterable[bytes]:
     uri = reference.get("URI")
     if uri is None:
         raise DocumentError("the XML signature has a reference without a URI")
-    if uri == "":
-        return _Nodes(reference.getroottree())
+    if uri in (WHOLE, WHOLE_WITH_COMMENTS):
+        return _Nodes(reference.getroottree(), comments=uri == WHOLE_WITH_COMMENTS)
     if uri.startswith("#"):
         return _Nodes(by_id(reference.getroottree().getroot(), uri[1:]))
     return resolve(uri)
@@ -147,11 +158,11 @@ def _transformed(state: _Nodes | Iterable[bytes], step: Any) -> _Nodes | Iterabl
     if isinstance(state, _Nodes):
         if algorithm in CANONICALISATIONS:
             return [_canonicalised(state, step, algorithm)]
-        if algorithm == ENVELOPED:
+        if algorithm == ENVELOPED and not len(step):
             return state._replace(without=state.without or "self")
         if _leaves_out_signatures(step):
             return state._replace(without="all")
-        if algorithm == BASE64:
+        if algorithm == BASE64 and hasattr(state.node, "itertext"):
             return [decoded("".join(state.node.itertext()))]
     elif algorithm == BASE64:
         return [decoded(b"".join(state).decode("ascii", "replace"))]
@@ -164,7 +175,7 @@ def _leaves_out_signatures(step: Any) -> bool:
         XPATH: (_WITHOUT_SIGNATURES, ds("XPath")),
         XPATH2: (_SUBTRACT_SIGNATURES, f"{{{XPATH2}}}XPath"),
     }.get(algorithm, ("", ""))
-    if not tag or len(step) != 1 or step[0].tag != tag:
+    if not tag or len(step) != 1 or step[0].tag != tag or len(step[0]):
         return False
     expression = "".join((step[0].text or "").split())
     if algorithm == XPATH2 and step[0].get("Filter") != "subtract":
@@ -173,17 +184,21 @@ def _leaves_out_signatures(step: Any) -> bool:
 
 
 def _canonicalised(state: _Nodes, near: Any, algorithm: str) -> bytes:
-    """Of a part of a document; a same-document reference never takes comments along (XMLDSIG-CORE1, 4.4.3.3)."""
-    prefixes = near.find(f"{{{EC14N}}}InclusiveNamespaces") if near.get("Algorithm") == algorithm else None
-    listed = "" if prefixes is None else prefixes.get("PrefixList", "")
-    bare = algorithm.removesuffix("WithComments")
-    algorithm = bare if bare in CANONICALISATIONS else bare.removesuffix("#")
-    if not state.without:
-        return canonical(state.node, algorithm, listed)
-    if not hasattr(state.node, "getroot"):
-        raise DocumentError("the XML signature leaves signatures out of a part of the document, which is not accepted")
-    own = next(near.iterancestors(ds("Signature"))) if state.without == "self" else None
-    return canonical(without_signatures(state.node, own), algorithm, listed)
+    """Of a part of a document, as a transform or, without one, the reference itself asks."""
+    if not state.comments:
+        bare = algorithm.removesuffix("WithComments")
+        algorithm = bare if bare in CANONICALISATIONS else bare.removesuffix("#")
+    node = state.node
+    if state.without:
+        is_element = hasattr(node, "iterancestors")
+        if is_element and node.getparent() is not None:
+            raise DocumentError(
+                "the XML signature leaves signatures out of a part of the document, which is not accepted"
+            )
+        own = next(near.iterancestors(ds("Signature"))) if state.without == "self" else None
+        rest = without_signatures(near.getroottree(), own)
+        node = rest.getroot() if is_element else rest
+    return canonical(node, algorithm, prefixes_of(near))
 
 
 def without_signatures(tree: Any, only: Any = None) -> Any:

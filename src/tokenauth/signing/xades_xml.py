@@ -1,4 +1,4 @@
-"""XML as signatures need it: read with care, canonicalised in place, written as it was read.
+"""XML as signatures need it: read with care, canonicalised, written as it was read.
 
 What is read here comes from anybody. A document type is refused whatever it holds, because entities and default
 attributes let the same bytes mean different things to different readers (and let a few bytes grow to gigabytes).
@@ -6,20 +6,17 @@ attributes let the same bytes mean different things to different readers (and le
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urljoin
 
 from tokenauth._records import Record
 from tokenauth.signing.refusals import DocumentError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 __all__ = [
     "ASIC",
     "C14N",
     "C14N_11",
+    "C14N_11_COMMENTS",
     "CANONICALISATIONS",
     "DS",
     "EC14N",
@@ -29,9 +26,11 @@ __all__ = [
     "XPATH2",
     "add",
     "canonical",
+    "canonical_by",
     "ds",
     "local_name",
     "parse",
+    "prefixes_of",
     "serialised",
     "xades",
     "xades141",
@@ -49,6 +48,7 @@ _XML = "http://www.w3.org/XML/1998/namespace"
 
 C14N = "http://www.w3.org/TR/2001/REC-xml-c14n-20010315"
 C14N_11 = "http://www.w3.org/2006/12/xml-c14n11"
+C14N_11_COMMENTS = C14N_11 + "#WithComments"
 EC14N = "http://www.w3.org/2001/10/xml-exc-c14n#"
 
 
@@ -64,7 +64,7 @@ CANONICALISATIONS = {
     C14N: _Method(False, False, False),
     C14N + "#WithComments": _Method(False, False, True),
     C14N_11: _Method(False, True, False),
-    C14N_11 + "#WithComments": _Method(False, True, True),
+    C14N_11_COMMENTS: _Method(False, True, True),
     EC14N: _Method(True, False, False),
     EC14N + "WithComments": _Method(True, False, True),
 }
@@ -116,16 +116,8 @@ def parse(data: bytes, name: str) -> Any:
             f"{name} is XML of {len(data)} bytes; at most {MAXIMUM_BYTES} are taken",
             hint="sign it as any other file, in a container: --format asice",
         )
-    parser = etree.XMLParser(
-        resolve_entities=False,
-        no_network=True,
-        load_dtd=False,
-        dtd_validation=False,
-        huge_tree=False,
-        strip_cdata=False,
-    )
     try:
-        root = etree.fromstring(data, parser)
+        root = etree.fromstring(data, _parser())
     except (etree.XMLSyntaxError, ValueError) as error:
         raise DocumentError(f"{name} can not be read as XML: {error}") from None
     tree = root.getroottree()
@@ -135,6 +127,19 @@ def parse(data: bytes, name: str) -> Any:
             hint="remove the DOCTYPE, or sign it as any other file, in a container: --format asice",
         )
     return tree
+
+
+def _parser() -> Any:
+    from lxml import etree
+
+    return etree.XMLParser(
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        dtd_validation=False,
+        huge_tree=False,
+        strip_cdata=False,
+    )
 
 
 def serialised(tree: Any) -> bytes:
@@ -168,8 +173,8 @@ def add(parent: Any, tag: str, text: str | None = None, **attributes: str) -> An
 def canonical(node: Any, algorithm: str, prefixes: str = "") -> bytes:
     """The canonical form of an element with all that is in it, or of a whole document.
 
-    The element stays where it is: copies would lose the namespaces that hold there without being used, and inclusive
-    canonicalisation writes those too.
+    An element is canonicalised as a document of its own, which declares the namespaces that hold there: libxml2 gets a
+    subtree wrong that uses a default namespace of the elements above it.
 
     Args:
         node: the element, or a tree.
@@ -185,37 +190,46 @@ def canonical(node: Any, algorithm: str, prefixes: str = "") -> bytes:
     if method is None:
         raise DocumentError(f"the XML is canonicalised with {algorithm!r}, which is not known")
     try:
-        with _inherited(node, method):
-            form: bytes = etree.tostring(
-                node,
-                method="c14n",
-                exclusive=method.exclusive,
-                with_comments=method.comments,
-                inclusive_ns_prefixes=prefixes.split() or None,
-            )
-    except (etree.C14NError, ValueError) as error:
+        form: bytes = etree.tostring(
+            _alone(node, method) if hasattr(node, "iterancestors") else node,
+            method="c14n",
+            exclusive=method.exclusive,
+            with_comments=method.comments,
+            inclusive_ns_prefixes=prefixes.split() or None,
+        )
+    except (etree.LxmlError, ValueError) as error:
         raise DocumentError(f"the XML can not be canonicalised: {error}") from None
     return form
 
 
-@contextmanager
-def _inherited(node: Any, method: _Method) -> Iterator[None]:
-    """Lends an element the ``xml:`` attributes that it inherits (C14N 1.0 section 2.4, C14N 1.1 section 2.4).
+def canonical_by(node: Any, method: Any) -> bytes:
+    """The canonical form that a ``ds:CanonicalizationMethod`` asks for; C14N 1.0 if there is none.
 
-    lxml writes the namespaces that hold at an element, but not these attributes.
+    Args:
+        node: an element, or a tree.
+        method: the element, which may have a ``PrefixList``; or None.
+
+    Raises:
+        DocumentError: as :func:`canonical`.
     """
-    lent = {} if method.exclusive or not hasattr(node, "iterancestors") else _inheritance(node, method.version_11)
-    before = {name: node.get(name) for name in lent}
-    for name, value in lent.items():
-        node.set(name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del node.attrib[name]
-            else:
-                node.set(name, value)
+    return canonical(node, C14N if method is None else method.get("Algorithm", ""), prefixes_of(method))
+
+
+def prefixes_of(method: Any) -> str:
+    """``PrefixList`` of exclusive canonicalisation, which a method or transform may have; empty without one."""
+    listed = None if method is None else method.find(f"{{{EC14N}}}InclusiveNamespaces")
+    return "" if listed is None else str(listed.get("PrefixList", ""))
+
+
+def _alone(element: Any, method: _Method) -> Any:
+    """A copy of an element, with the ``xml:`` attributes that it inherits (C14N 1.0 and 1.1 section 2.4)."""
+    from lxml import etree
+
+    text = etree.tostring(element, with_tail=False, encoding="UTF-8")
+    copied = etree.fromstring(text, _parser())
+    for name, value in ({} if method.exclusive else _inheritance(element, method.version_11)).items():
+        copied.set(name, value)
+    return copied
 
 
 def _inheritance(element: Any, version_11: bool) -> dict[str, str]:

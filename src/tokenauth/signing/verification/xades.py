@@ -14,7 +14,6 @@ from tokenauth.signing.verification.evidence import load_certificate
 from tokenauth.signing.verification.verdicts import Broken, Doubtful, Finding, reading
 from tokenauth.signing.verification.xml_coverage import Covered
 from tokenauth.signing.verification.xml_coverage import covers as describe
-from tokenauth.signing.verification.xml_references import canonical, octets, prefixes_of
 from tokenauth.signing.verification.xml_structure import (
     check_structure,
     qualifying_properties,
@@ -22,7 +21,7 @@ from tokenauth.signing.verification.xml_structure import (
     the_one,
 )
 from tokenauth.signing.xades_algorithms import digest_name
-from tokenauth.signing.xades_xml import ds, parse, xades
+from tokenauth.signing.xades_xml import CANONICALISATIONS, canonical_by, ds, parse, xades
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["is_xml", "signatures", "top_signatures"]
 
 _SIGNED_PROPERTIES = "http://uri.etsi.org/01903#SignedProperties"
+_WHOLE = (references.WHOLE, references.WHOLE_WITH_COMMENTS)
+_WITH_COMMENTS = {name for name, method in CANONICALISATIONS.items() if method.comments}
 _MOST_SIGNATURES, _MOST_REFERENCES = 100, 10_000
 #: Digests of which another content can be made; they are computed, and then doubted.
 _WEAK_DIGESTS = {
@@ -190,7 +191,7 @@ def _hash(name: str, data: bytes) -> bytes:
 def _check_value(signature: Any, certificate: bytes) -> None:
     info = the_one(signature, ds("SignedInfo"))
     form = the_one(info, ds("CanonicalizationMethod"))
-    message = canonical(info, form.get("Algorithm", ""), prefixes_of(form))
+    message = canonical_by(info, form)
     method = algorithms.from_xml(the_one(info, ds("SignatureMethod")).get("Algorithm", ""))
     value = strictly_decoded(the_one(signature, ds("SignatureValue")).text)
     algorithms.check_signature(load_certificate(certificate).public_key(), method, value, message)
@@ -209,7 +210,7 @@ def _check_references(signature: Any, properties: Any, resolve: Resolver, proble
     for reference in found:
         name = _digest_name(reference.find(ds("DigestMethod")))
         digest = algorithms.digester(name)
-        for piece in octets(reference, resolve):
+        for piece in references.octets(reference, resolve):
             digest.update(piece)
         if not hmac.compare_digest(digest.digest(), references.decoded(reference.findtext(ds("DigestValue")))):
             raise Broken(f"{_what(reference)} was changed after it was signed: its digest is another")
@@ -227,7 +228,7 @@ def _what(reference: Any) -> str:
     uri = reference.get("URI", "")
     if reference.get("Type") == _SIGNED_PROPERTIES:
         return "what the signer states"
-    return "the document" if not uri else f"the element {uri}" if uri.startswith("#") else f"the file {uri}"
+    return "the document" if uri in _WHOLE else f"the element {uri}" if uri.startswith("#") else f"the file {uri}"
 
 
 def _with(covered: Covered, reference: Any, properties: Any) -> Covered:
@@ -235,7 +236,7 @@ def _with(covered: Covered, reference: Any, properties: Any) -> Covered:
     if uri and not uri.startswith("#"):
         return covered._replace(files=(*covered.files, uri))
     root = reference.getroottree().getroot()
-    element = references.by_id(root, uri[1:]) if uri else root
+    element = root if uri in _WHOLE else references.by_id(root, uri[1:])
     if element.tag == xades("SignedProperties"):
         if properties is None or element.getparent() is not properties:
             raise Broken("the signature covers the XAdES properties of another signature")
@@ -244,8 +245,10 @@ def _with(covered: Covered, reference: Any, properties: Any) -> Covered:
         return covered._replace(properties=element)
     if reference.get("Type") == _SIGNED_PROPERTIES:
         raise Broken("the reference to the XAdES properties leads to something else")
-    if not uri:
-        return covered._replace(without_signatures=True)
+    if uri in _WHOLE:
+        last = reference.findall(f"{ds('Transforms')}/{ds('Transform')}")[-1:]
+        takes = uri == references.WHOLE_WITH_COMMENTS and any(one.get("Algorithm") in _WITH_COMMENTS for one in last)
+        return covered._replace(without_signatures=True, comments=covered.comments or takes)
     return covered._replace(elements=(*covered.elements, element))
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tokenauth.signing.verification.algorithms import digester
 from tokenauth.signing.verification.evidence import Evidence
 from tokenauth.signing.verification.stamps import Stamp
 from tokenauth.signing.verification.verdicts import Doubtful, reading
-from tokenauth.signing.verification.xml_references import canonical, octets
 from tokenauth.signing.verification.xml_structure import strictly_decoded, the_one, unsigned_properties
-from tokenauth.signing.xades_xml import C14N, ds, local_name, xades
+from tokenauth.signing.xades_check import archive_imprint, value_imprint
+from tokenauth.signing.xades_xml import ds, local_name, xades
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,17 +76,10 @@ def _token(stamp: Any) -> bytes:
     return strictly_decoded(the_one(stamp, xades("EncapsulatedTimeStamp")).text)
 
 
-def _form(stamp: Any) -> str:
-    method = stamp.find(ds("CanonicalizationMethod"))
-    return C14N if method is None else str(method.get("Algorithm"))
-
-
 def _over_value(signature: Any, stamp: Any) -> Callable[[str], bytes]:
     def digest(name: str) -> bytes:
         with reading("what a time stamp is over"):
-            made = digester(name)
-            made.update(canonical(the_one(signature, ds("SignatureValue")), _form(stamp)))
-            return bytes(made.digest())
+            return value_imprint(stamp, signature, name)
 
     return digest
 
@@ -95,25 +87,6 @@ def _over_value(signature: Any, stamp: Any) -> Callable[[str], bytes]:
 def _over_all(signature: Any, stamp: Any, resolve: Resolver) -> Callable[[str], bytes]:
     def digest(name: str) -> bytes:
         with reading("what an archive time stamp is over"):
-            made = digester(name)
-            for reference in the_one(signature, ds("SignedInfo")).iterfind(ds("Reference")):
-                for piece in octets(reference, resolve):
-                    made.update(piece)
-            for part in _archived(signature, stamp):
-                made.update(canonical(part, _form(stamp)))
-            return bytes(made.digest())
+            return archive_imprint(stamp, signature, name, resolve)
 
     return digest
-
-
-def _archived(signature: Any, stamp: Any) -> list[Any]:
-    """The parts of a signature that an archive time stamp is over, in order (EN 319 132-1 section 5.5.2.2)."""
-    before = [one for one in stamp.itersiblings(preceding=True) if local_name(one)][::-1]
-    uris = {one.get("URI") for one in signature.iterfind(f"{ds('SignedInfo')}/{ds('Reference')}")}
-    objects = [
-        one
-        for one in signature.iterfind(ds("Object"))
-        if one.find(xades("QualifyingProperties")) is None and f"#{one.get('Id')}" not in uris
-    ]
-    head = [the_one(signature, ds(name)) for name in ("SignedInfo", "SignatureValue")]
-    return [*head, *signature.iterfind(ds("KeyInfo")), *before, *objects]

@@ -19,19 +19,22 @@ class Covered(Record):
     Args:
         elements: the elements of the document that are covered with all that is in them.
         without_signatures: the whole document is, but signatures in it are not.
+        comments: nor are comments, if this is not so.
         files: the URIs of the files beside the document.
         properties: the covered ``xades:SignedProperties``, or None.
     """
 
     elements: tuple[Any, ...] = ()
     without_signatures: bool = False
+    comments: bool = False
     files: tuple[str, ...] = ()
     properties: Any = None
 
 
 def covers(covered: Covered, signature: Any, problems: list[Finding]) -> tuple[str, ...]:
     """What is covered, in words; parts of the document that are not make the signature doubtful."""
-    words = ["the whole document, without the signatures and comments in it"] if covered.without_signatures else []
+    left_out = "signatures" if covered.comments else "signatures and comments"
+    words = [f"the whole document, without the {left_out} in it"] if covered.without_signatures else []
     words += [f"the element {local_name(one)} (Id {_identifier(one)})" for one in covered.elements]
     words += list(covered.files)
     if not words:
