@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ __all__ = ["FAILED", "SKIPPED", "Entry", "format_for", "plan_files"]
 #: Why a signed file is not to be made: it was before, or something keeps it from that.
 SKIPPED, FAILED = "skipped", "failed"
 
-_PIECE = 1 << 20
+_HEAD, _PIECE = 1024, 1 << 20
 
 
 class Entry(Record):
@@ -87,7 +87,7 @@ def plan_files(
             f"{len(groups)} signed files can not be written to {output or 'one place'}",
             hint="name a directory that is there",
         )
-    planned = _Planner(chosen, format is None, output, to_bytes, force, resume, {"append": append, **arguments})
+    planned = _Planner(chosen, output, to_bytes, force, resume, {"append": append, **arguments})
     with _each_notice_once():
         made = [planned.entry(group) for group in groups]
     kept = _without_results(made)
@@ -97,23 +97,35 @@ def plan_files(
 
 
 def format_for(files: Sequence[Path], format: str | None) -> str:
-    """The format that files are signed in, if none is named."""
-    return format or ("pades" if all(map(_is_pdf, files)) else "asice")
+    """The format that files are signed in.
+
+    Args:
+        files: what is to be signed.
+        format: the one that was asked for, if any.
+
+    Raises:
+        TokenAuthError: the only file is a container, and nobody said whether to add to it.
+    """
+    if format is not None:
+        return format
+    if len(files) == 1 and files[0].is_file():
+        default_format([Document(files[0].name, files[0])])  # looks for containers
+    return "pades" if all(map(_is_pdf, files)) else "asice"
 
 
 def _is_pdf(file: Path) -> bool:
     """By its contents or its name: a broken PDF among others is told, and is no reason to put all into a container."""
-    try:
-        return file.suffix.lower() == ".pdf" or default_format([Document(file.name, file)]) == "pades"
-    except OSError:
-        return False
+    if file.suffix.lower() == ".pdf":
+        return True
+    with suppress(OSError), file.open("rb") as stream:
+        return b"%PDF-" in stream.read(_HEAD)
+    return False
 
 
 class _Planner(Record):
     """What :func:`plan_files` was asked for."""
 
     format: str
-    refuse_containers: bool
     output: Path | None
     to_bytes: bool
     force: bool
@@ -125,8 +137,6 @@ class _Planner(Record):
         try:
             for file in group:
                 file.open("rb").close()
-            if self.refuse_containers:
-                _refuse_container(group)
             source: Any = group[0] if len(group) == 1 else list(group)
             task = plan(source, format=self.format, output=self.output, overwrite=True, **self.arguments)
             if self.to_bytes:
@@ -154,19 +164,6 @@ class _Planner(Record):
             hint = "--resume leaves it, --force replaces it, -o names another"
             error = DocumentError(f"{target} is there already", hint=hint)
         return Entry(group, None, FAILED, target, error)
-
-
-def _refuse_container(group: tuple[Path, ...]) -> None:
-    """See that a container is not put into another one by mistake."""
-    from tokenauth.signing.asic_reader import is_container
-
-    for file in group:
-        with file.open("rb") as stream:
-            if is_container(stream.read(100)):
-                raise DocumentError(
-                    f"{file} is an ASiC container already",
-                    hint="--append adds a signature to it; --format asice puts it into a container of its own",
-                )
 
 
 def _destroys(task: Task) -> bool:

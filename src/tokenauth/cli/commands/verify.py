@@ -42,7 +42,8 @@ _FROM_BEST = ("valid", "indeterminate", "invalid")
     type=FILE,
     help="What a detached signature is of; repeatable. [default: the file beside it]",
 )
-@click.option("--online", is_flag=True, help="Ask OCSP responders and for CRLs where the certificates say.")
+@click.option("--offline", is_flag=True, help="Ask no OCSP responder and for no CRL, though it is not known else.")
+@click.option("--online", is_flag=True, help="Fetch missing issuers' certificates as well, from where others say.")
 @click.option("--at", metavar="TIME", callback=zoned_time, help="Verify as of then (ISO 8601). [default: now]")
 @password_option
 @json_option
@@ -55,6 +56,7 @@ def command(  # noqa: PLR0917 - click passes each option by itself
     trust: tuple[Path, ...],
     system_trust: bool,
     list_signers: tuple[Path, ...],
+    offline: bool,
     online: bool,
     as_json: bool,
     **given: Any,
@@ -62,13 +64,17 @@ def command(  # noqa: PLR0917 - click passes each option by itself
     """Verify all signatures of each FILE: PDF, CMS, XML, ASiC or JWS, whatever its name.
 
     What is trusted are the system's certificates, or those in --trust: CA certificates, CRLs, EU trusted lists.
-    Nothing in a document is trusted. The exit code is 0 if all is valid, 10 if a signature is invalid, and 11 if
-    whether one is valid can not be told.
+    Nothing in a document is trusted. Whether a certificate was revoked is asked where those that are trusted say. The
+    exit code is 0 if all is valid, 10 if a signature is invalid, and 11 if whether one is valid can not be told.
     """
+    if offline and online:
+        raise click.UsageError("--offline and --online exclude each other")
     from tokenauth.signing.formats import load_part
 
     verification = load_part("verification")
-    anchors = verification.load_trust(trust, system=system_trust or not trust, list_signers=list_signers, online=online)
+    anchors = verification.load_trust(
+        trust, system=system_trust or not trust, list_signers=list_signers, online=online, asks=not offline
+    )
     how = {"trust": anchors, "at": given["at"], "password": password_from(given["password_source"])}
     reports = []
     for number, file in enumerate(files):
