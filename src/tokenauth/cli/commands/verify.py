@@ -103,10 +103,9 @@ def _report(file: Path, content: tuple[Path, ...], how: dict[str, Any]) -> FileR
 
 def _record(report: FileReport) -> dict[str, Any]:
     """For ``--json``; what is said of the file and of no signature is talk, so it goes to stderr."""
-    made = report.as_json()
-    if made.pop("reason", ""):
+    if report.reason:
         output.say(f"{report.file}: {report.reason}")
-    return made
+    return report.as_json()
 
 
 def _lines(report: FileReport, *, first: bool) -> Iterator[str]:
