@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PIN = "8675309174205"
-#: benchmarks/batch.py does the same with 1,000.
-MANY = 120
+MANY = 1000
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +114,7 @@ def test_many_files_cost_one_login(card, token, tmp_path, jobs):
     card.set(delay__C_Sign=20)
     files = pdfs(tmp_path / "in", 40)
     done = sign(card, *files, "--jobs", str(jobs))
-    assert output_of(done).splitlines().sort() == [str(signed(file)) for file in files].sort()
+    assert sorted(output_of(done).splitlines()) == [str(signed(file)) for file in files]
     assert done.stderr == "tokenauth: signed 40 of 40 as CN=signer\n"
     assert card.calls("C_Login") == 1
     assert (card.max_inside("C_Sign") > 1) == (jobs > 1)
@@ -126,7 +124,6 @@ def test_many_files_cost_one_login(card, token, tmp_path, jobs):
 
 def test_killed_and_resumed(card, token, tmp_path):
     files = pdfs(tmp_path / "in", MANY)
-    card.set(delay__C_Sign=10)
     with started(card, *files, "--jobs", "4") as running:
         wait_until(lambda: len(done_in(tmp_path / "in")) >= MANY // 3)
         running.kill()
@@ -148,8 +145,19 @@ def test_killed_and_resumed(card, token, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(done_in(tmp_path / "in")) == MANY
     assert unfinished(tmp_path / "in") == [other]
-    for file in files:
+    assert all(signed(file).read_bytes().count(b"/ByteRange") == 1 for file in files)
+    for file in files[::50]:
         assert_signed_once(file, token)
+
+
+def test_a_thousand_files(card, tmp_path):
+    files = pdfs(tmp_path / "in", MANY)
+    done = sign(card, *files, "--jobs", "4")
+    assert done.stderr == f"tokenauth: signed {MANY} of {MANY} as CN=signer\n"
+    assert done.returncode == 0
+    assert card.calls("C_Login") == 1
+    assert card.calls("C_Sign") == MANY
+    assert len(done_in(tmp_path / "in")) == MANY
 
 
 def test_resumed_with_nothing_left(card, tmp_path):
@@ -180,7 +188,7 @@ def test_what_only_looks_like_a_result_is_not_taken_for_one(card, token, tmp_pat
 def test_a_wrong_pin_is_sent_once(card, tmp_path):
     card.set(pin_tries=3)
     files = pdfs(tmp_path / "in", 3)
-    done = sign(card, *files, PIN="999999", **{})
+    done = sign(card, *files, PIN="999999")
     assert done.returncode == 4
     assert card.pin_left == 2
     assert (done.stdout, done_in(tmp_path / "in"), unfinished(tmp_path / "in")) == ("", [], [])
@@ -368,7 +376,6 @@ def test_two_files_of_one_name(card, tmp_path):
     done = sign(card, first, second, "-o", tmp_path / "out")
     assert (done.returncode, done.stdout) == (1, f"{tmp_path}/out/0000.signed.pdf\n")
     assert "would be written twice" in done.stderr
-    assert "are no directory" not in done.stderr
 
 
 @pytest.mark.parametrize("place", ["out.pdf", "-", "none/"])
@@ -382,4 +389,3 @@ def test_several_files_need_a_directory(card, tmp_path, place):
 def test_the_same_file_twice_is_signed_once(card, tmp_path):
     [file] = pdfs(tmp_path / "in", 1)
     assert output_of(sign(card, file, file)) == f"{signed(file)}\n"
-    assert signal.SIGINT  # used by terminals
