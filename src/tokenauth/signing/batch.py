@@ -202,7 +202,7 @@ class Batch:
             thread.start()
         try:
             self._receive(made, len(threads))
-        except KeyboardInterrupt:
+        except BaseException:  # Ctrl-C, or nobody listens any more
             self._stop.set()
             for thread in threads:  # what is being signed is finished; a second Ctrl-C does not wait for it
                 thread.join()
