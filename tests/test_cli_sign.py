@@ -251,6 +251,9 @@ def test_to_stdout(signers, here):
     assert jwt.decode(output_of(done), signers.keys["p256"].certificate.public_key(), algorithms=["ES256"])
     assert not Path("claims.jws").exists()
     assert not Path("-").exists()
+    done = sign(signers, "claims.json", "--format", "jws", "-o", "/dev/stdout")
+    assert output_of(done).endswith("/dev/stdout\n")
+    assert done.stdout.count(".") == 2
 
 
 def test_a_second_signature(signers, here):
@@ -317,6 +320,7 @@ def test_checked_before_the_pin(signers, here, card, arguments, code, said):
         ["contract.pdf", "--visible", "1,1,1,9"],
         ["contract.pdf", "--visible", "1,nan,1,9,9"],
         ["contract.pdf", "--jobs", "0"],
+        ["contract.pdf", "-o", "none/"],
         ["contract.pdf", "--certify", "all"],
         ["contract.pdf", "--password-source", "geheim"],
         ["contract.pdf", "--pin-source", "fd:0", "--password-source", "fd:0"],

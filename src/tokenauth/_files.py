@@ -34,11 +34,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: it can not be written.
     """
-    target = path.resolve()
-    if target.exists() and not target.is_file():
-        with target.open("wb") as file:
+    if path.exists() and not path.is_file():  # asked of the path itself: what /dev/stdout leads to has no name
+        with path.open("wb") as file:
             yield file
         return
+    target = path.resolve()
     # Named before it is there, so that an interruption at any moment finds what to remove.
     temporary = target.with_name(_before(target) + os.urandom(4).hex())
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ __all__ = [
     "VISIBLE",
     "means_of",
     "need_tsa",
+    "output_option",
     "password_from",
     "password_option",
     "trust_option",
@@ -52,6 +54,24 @@ trust_option = click.option(
     type=FILE,
     help="CA certificates (PEM or DER); repeatable.",
 )
+
+
+def _place(_context: click.Context, _option: click.Parameter, path: str | None) -> Path | None:
+    """A file or directory to write to; a name with a slash at its end is a directory's, which must be there."""
+    if path is not None and path.endswith(("/", os.sep)) and not Path(path).is_dir():
+        raise click.BadParameter(f"there is no directory {path!r}")
+    return None if path is None else Path(path)
+
+
+def output_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``-o``.
+
+    Args:
+        default: where it goes without it.
+    """
+    return click.option(
+        *("-o", "--output", "target"), metavar="FILE|DIR", callback=_place, help=f"[default: {default}]"
+    )
 
 
 def tsa_options(command: Callable[..., Any]) -> Callable[..., Any]:

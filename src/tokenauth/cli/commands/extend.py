@@ -12,6 +12,7 @@ from tokenauth.cli.documents import (
     SEVERAL_FILES,
     means_of,
     need_tsa,
+    output_option,
     password_from,
     password_option,
     tsa_options,
@@ -32,7 +33,7 @@ __all__ = ["command"]
 @SEVERAL_FILES
 @click.option("--level", type=LEVEL, help="[default: b-lta with --tsa, else b-lt]")
 @tsa_options
-@click.option("-o", "--output", "target", metavar="FILE|DIR", type=FILE, help="[default: the file itself]")
+@output_option("the file itself")
 @click.option("--content", metavar="FILE", multiple=True, type=FILE, help="What a detached XML signature is of.")
 @password_option
 @verbose_option

@@ -13,6 +13,7 @@ from tokenauth.cli.documents import (
     VISIBLE,
     means_of,
     need_tsa,
+    output_option,
     password_from,
     password_option,
     tsa_options,
@@ -57,7 +58,7 @@ _CONCERNS = {
 @click.option(
     "-i", "--identity", "uri", metavar="URI", type=URI, default="pkcs11:", help="[default: the one for documents]"
 )
-@click.option("-o", "--output", "target", metavar="FILE|DIR", type=FILE, help="[default: beside each file]")
+@output_option("beside each file")
 @click.option("--format", type=_FORMATS, help="[default: pades for PDFs, else asice]")
 @click.option("--level", type=LEVEL, help="[default: b-b, or b-t with --tsa]")
 @tsa_options
