@@ -10,6 +10,7 @@ processes, as they are started from a shell, with their largest memory.
 from __future__ import annotations
 
 import argparse
+import compileall
 import io
 import os
 import re
@@ -130,6 +131,9 @@ def large_file(token: SoftToken, kind: str, mebibytes: int, rounds: int, directo
         for _ in range(mebibytes):
             file.write(os.urandom(1 << 20))
     environment = os.environ | {"PKCS11_MODULE_PATH": token.module, "PKCS11_PIN": token.pin}
+    # As installed: without bytecode, each start would compile the package anew.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    compileall.compile_dir(Path(tokenauth.__file__).parent, quiet=1)
     uri = f"{identity.uri};type=private?pin-value={token.pin}"
     commands = {
         "tokenauth": [

@@ -19,7 +19,8 @@ from tests.support.documents import DS, XML_KINDS, DocumentKeys, schema_errors, 
 from tokenauth.errors import MechanismUnsupported, TokenAuthError
 from tokenauth.signing import asic, asic_reader
 from tokenauth.signing.asic_names import name_in, uri_of
-from tokenauth.signing.asic_reader import ASIC_E, ASIC_S, Container, is_container
+from tokenauth.signing.asic_reader import ASIC_E, ASIC_S, Container
+from tokenauth.signing.formats import is_container
 from tokenauth.signing.model import LEVELS, Document, Job, Options
 from tokenauth.signing.refusals import DocumentError
 

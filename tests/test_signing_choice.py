@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import UTC, datetime, timedelta
 
@@ -178,7 +179,9 @@ def refused(card, source, error, match=None, **settings):
 
 def test_a_document_that_is_not_there(card, tmp_path):
     refused(card, tmp_path / "missing.pdf", FileNotFoundError, "missing")
-    refused(card, tmp_path, (IsADirectoryError, PermissionError))
+    refused(card, tmp_path, TokenAuthError, "no ordinary file")
+    os.mkfifo(tmp_path / "pipe")
+    refused(card, tmp_path / "pipe", TokenAuthError, "no ordinary file")
 
 
 def test_a_place_where_nothing_can_be_written(card, tmp_path):
@@ -382,6 +385,16 @@ def test_a_damaged_state_completes_nothing(signers, state):
     prepared = signing.prepare(b"x", key.certificate, format="cades")._replace(state=state)
     with pytest.raises(TokenAuthError, match="damaged"):
         signing.complete(prepared, key.sign(prepared.to_sign))
+
+
+@pytest.mark.parametrize("format", ["pades", "cades"])
+def test_the_state_of_another_signature_completes_nothing(signers, format):
+    key = signers.keys["p256"]
+    one, other = (
+        signing.prepare(one_page(filler=size), key.certificate, chain=key.chain, format=format) for size in (1, 2)
+    )
+    with pytest.raises(TokenAuthError, match="another one's"):
+        signing.complete(one._replace(state=other.state), key.sign(one.to_sign))
 
 
 def test_what_is_kept_is_not_shown(signers):

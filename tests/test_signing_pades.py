@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import io
 import subprocess
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from cryptography import x509
@@ -25,7 +25,7 @@ from pyhanko.sign.validation import DocumentSecurityStore
 from tests.support.pdfs import hybrid, one_page, pdfsig, trusting, with_fields
 from tests.support.programs import require
 from tokenauth.errors import LevelNotReached, TokenAuthError
-from tokenauth.signing import pades
+from tokenauth.signing import levels, load_trust, pades, timestamps, verify
 from tokenauth.signing.model import LEVELS, Document, Job, Means, Options, Visible
 from tokenauth.signing.schemes import key_for
 
@@ -86,7 +86,7 @@ def test_pdfsig_finds_it_valid_and_trusted(signers, judged, kind, pss, level):
     assert first.is_good
     assert first.kind == "ETSI.CAdES.detached"
     assert len(stamps) == (level == "b-lta")
-    assert first.is_total == (level in {"b-b", "b-t"})
+    assert first.is_total == (level != "b-lta")
     kinds, store = contents_of(made)
     assert kinds == ["/Sig", "/DocTimeStamp"][: 2 if level == "b-lta" else 1]
     # Signer, issuer, root and the time-stamping authority; two answers each for the signer's chain and the authority's.
@@ -149,6 +149,34 @@ def test_the_level_is_raised_without_a_key(signers, judged, before, after):
     stamps = (before == "b-b") + (after == "b-lta")
     assert kinds == ["/Sig", *["/DocTimeStamp"] * stamps]
     assert (store is not None) == (after in {"b-lt", "b-lta"})
+
+
+def test_the_signature_covers_its_evidence(signers, monkeypatch):
+    """Else it could be changed, where nobody looks. A batch asks the authority once for who it is."""
+    asked: list[bytes] = []
+
+    def timestamp(digest: bytes, *how: Any) -> bytes:
+        asked.append(digest)
+        return timestamps.timestamp(digest, *how)
+
+    monkeypatch.setattr(levels, "timestamp", timestamp)
+    levels._kept.clear()
+    trust = load_trust([signers.root_pem])
+    for number in (1, 2):
+        made = signed(signers, one_page(), level="b-lt")
+        report = verify(made, trust=trust)
+        assert (report.status, report.signatures[0].level) == ("valid", "b-lt")
+        assert report.signatures[0].covers == ("the whole file",)
+        assert len(asked) == 1 + number
+
+
+def test_evidence_for_another_authority_than_foreseen_is_added(signers, monkeypatch):
+    """A time-stamping authority may sign with several keys in turn."""
+    monkeypatch.setattr(levels, "evidence_for_authority", lambda *_: levels.Evidence())
+    made = signed(signers, one_page(), level="b-lt")
+    report = verify(made, trust=load_trust([signers.root_pem]))
+    assert (report.status, report.signatures[0].level) == ("valid", "b-lt")
+    assert report.signatures[0].covers[0].startswith("revision 2 of 3")
 
 
 def test_raising_again_renews_the_archive_time_stamp(signers):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import io
 import json
+import os
 import subprocess
+import threading
 import zipfile
 from pathlib import Path
 
@@ -112,6 +114,22 @@ def test_a_file_without_a_signature(tmp_path):
     assert report.reason.endswith(f"verified with the file {tmp_path / 'x.p7s'}")
     with pytest.raises(ValueError, match="zone"):
         verify(b"%PDF-", at=datetime.datetime(2026, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["pades", "cades attached", "xades enveloped", "asice", "jws"])
+def test_what_comes_out_of_a_pipe_is_verified(name, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(made(name, pki().keys["p256"]),))
+    writer.start()
+    report = verify(pipe, trust=pki().trust)
+    writer.join()
+    assert (report.file, report.status) == (str(pipe), "valid"), report
+
+
+def test_a_directory_is_no_signed_file(tmp_path):
+    with pytest.raises(DocumentError, match="can not be read: Is a directory"):
+        verify(tmp_path, trust=pki().trust)
 
 
 def test_other_zip_files_hold_no_signature():

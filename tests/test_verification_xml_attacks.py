@@ -295,6 +295,15 @@ def test_deep_documents_do_no_harm(depth):
     assert report.status != "valid"
 
 
+def test_many_references_into_the_document_are_refused(enveloped):
+    """Each takes as long as the document is large."""
+    info = signature(enveloped).find(f"{DS}SignedInfo")
+    for _ in range(101):
+        info.append(copy.deepcopy(info.find(f"{DS}Reference")))
+        info[-1].attrib.pop("Id")
+    assert "references" in refused(enveloped)
+
+
 def test_many_signatures_are_refused():
     data = b"<a>" + b'<Signature xmlns="http://www.w3.org/2000/09/xmldsig#"/>' * 1000 + b"</a>"
     assert "more than 100 signatures" in verify(data, trust=pki().trust).reason

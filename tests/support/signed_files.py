@@ -175,9 +175,12 @@ def key_pem(key: SigningKey, directory: Path) -> tuple[Path, Path, Path]:
 
 
 def with_changes(data: bytes, places: int) -> Iterator[tuple[int, bytes]]:
-    """A file with one byte changed, at places that are spread over it: the place, and the file."""
+    """A file with one byte changed, at places that are spread over it: the place, and the file.
+
+    Every second time one bit of it, else all of it.
+    """
     for number in range(places):
         place = number * len(data) // places
         changed = bytearray(data)
-        changed[place] ^= 1 << (number % 8)
+        changed[place] ^= 1 << (number // 2 % 8) if number % 2 else 1 + number * 89 % 255
         yield place, bytes(changed)

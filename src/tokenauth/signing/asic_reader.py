@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-__all__ = ["ASIC_E", "ASIC_S", "Container", "is_container"]
+__all__ = ["ASIC_E", "ASIC_S", "Container"]
 
 ASIC_E = "application/vnd.etsi.asic-e+zip"
 ASIC_S = "application/vnd.etsi.asic-s+zip"
@@ -39,11 +39,6 @@ MAXIMUM_RATIO = 100
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _UTF8_NAME, _UNUSUAL_FLAGS = 0x800, 0x1 | 0x20 | 0x40 | 0x2000  # encrypted, patched, strongly encrypted, masked
 _STEP = 1 << 20
-
-
-def is_container(head: bytes) -> bool:
-    """Whether a file is an ASiC container, by its first 100 bytes: ``mimetype`` comes first and is not compressed."""
-    return head.startswith(b"PK\x03\x04") and head[30:38] == b"mimetype" and b"application/vnd.etsi.asic-" in head
 
 
 class Container:

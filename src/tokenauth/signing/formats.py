@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from tokenauth._records import Record
 from tokenauth.errors import TokenAuthError
-from tokenauth.signing.asic_reader import is_container
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokenauth.signing.model import Document, Options
 
-__all__ = ["FORMAT_OF", "default_format", "format_of", "load", "load_part", "output_name"]
+__all__ = ["FORMAT_OF", "default_format", "format_of", "is_container", "load", "load_part", "output_name"]
 
 _INSTALL = "pip install 'tokenauth[sign]'"
 #: The extra's modules and packages.
@@ -137,6 +136,11 @@ def format_of(document: Document) -> str:
         f"{document.name} is no signed file whose level can be raised",
         hint="that can be done with PDF, CMS, XML and ASiC",
     )
+
+
+def is_container(head: bytes) -> bool:
+    """Whether a file is an ASiC container, by its first 100 bytes: ``mimetype`` comes first and is not compressed."""
+    return head.startswith(b"PK\x03\x04") and head[30:38] == b"mimetype" and b"application/vnd.etsi.asic-" in head
 
 
 def output_name(documents: Sequence[Document], format: str, options: Options) -> str:

@@ -6,6 +6,8 @@ Evidence is the chain of a certificate up to its root, and for each certificate 
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +24,15 @@ if TYPE_CHECKING:
 
     from tokenauth.signing.model import Job, Means
 
-__all__ = ["Evidence", "evidence_for", "evidence_for_token", "optional", "require_answering", "timestamp"]
+__all__ = [
+    "Evidence",
+    "evidence_for",
+    "evidence_for_authority",
+    "evidence_for_token",
+    "optional",
+    "require_answering",
+    "timestamp",
+]
 
 _T = TypeVar("_T")
 #: Seconds for which evidence is used again: a batch asks once, and what was learned is still fresh.
@@ -92,12 +102,18 @@ def evidence_for(
         LevelNotReached: the chain does not reach a root, or nothing can be learned of one of its certificates.
         TokenAuthError: a certificate was revoked, has expired or is not good otherwise.
     """
-    name = (certificate, means, frozenset(usage))
+
+    def learn() -> Evidence:
+        return _validated(_path_to_root(certificate, [*others, *means.extra], means), means, set(usage))
+
+    return _remembered((certificate, means, frozenset(usage)), learn)
+
+
+def _remembered(name: tuple[Any, ...], learn: Callable[[], Evidence]) -> Evidence:
     found = _kept.get(name)
     if found is not None and time.monotonic() - found[0] < _KEPT:
         return found[1]
-    path = _path_to_root(certificate, [*others, *means.extra], means)
-    made = _validated(path, means, set(usage))
+    made = learn()
     if len(_kept) >= _MOST_KEPT:
         _kept.clear()
     _kept[name] = time.monotonic(), made
@@ -123,6 +139,25 @@ def evidence_for_token(token: bytes, means: Means) -> Evidence:
     except (ValueError, TypeError, KeyError) as error:
         raise LevelNotReached(f"the time stamp's certificates can not be read: {error}") from error
     return evidence_for(signer, carried, means, _TIME_STAMPING)
+
+
+def evidence_for_authority(digest: str, means: Means) -> Evidence:
+    """Evidence that the time-stamping authority's certificate is good now, before there is a time stamp.
+
+    Which certificate that is, it says with a time stamp of nothing in particular.
+
+    Args:
+        digest: hashlib's name of the hash that will be time-stamped.
+        means: as in :func:`evidence_for`.
+
+    Raises:
+        LevelNotReached, TokenAuthError: as in :func:`evidence_for`, and as :func:`timestamp`.
+    """
+
+    def learn() -> Evidence:
+        return evidence_for_token(timestamp(hashlib.new(digest, os.urandom(32)).digest(), digest, means), means)
+
+    return _remembered((digest, means), learn)
 
 
 def _path_to_root(certificate: x509.Certificate, known: list[x509.Certificate], means: Means) -> list[x509.Certificate]:

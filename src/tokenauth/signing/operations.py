@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import io
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from tokenauth._files import replacing
 from tokenauth._records import Record
 from tokenauth.errors import TokenAuthError
 from tokenauth.notices import notice
 from tokenauth.signing.choice import find_signer, signing_key
-from tokenauth.signing.formats import FORMAT_OF, default_format, format_of, load, load_part, output_name
-from tokenauth.signing.model import LEVELS, Document, Job, Means, Options
+from tokenauth.signing.files import check_writable, documents_of, output_for, with_media_types, written
+from tokenauth.signing.formats import FORMAT_OF, default_format, format_of, load, load_part
+from tokenauth.signing.model import LEVELS, Job, Means, Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from tokenauth.inventory.identity import Identity
     from tokenauth.pin import PinSource
-    from tokenauth.signing.model import SigningKey
+    from tokenauth.signing.files import Source
+    from tokenauth.signing.model import Document, SigningKey
     from tokenauth.uri import TokenURI
-
-    Source = str | Path | bytes | Sequence[str | Path]
 
 __all__ = ["Task", "check", "extend", "perform", "plan", "sign"]
 
@@ -141,10 +138,12 @@ def plan(
     chosen = format or default_format(documents, append=asked.append)
     load(chosen)
     if FORMAT_OF[chosen].names_media_types:
-        documents = _with_media_types(documents)
+        documents = with_media_types(documents)
     ways = _means(means, tsa)
     reached = _level(level, chosen, ways)
-    return Task(documents, chosen, reached, ways, asked, _output(documents, chosen, asked, output, overwrite=overwrite))
+    return Task(
+        documents, chosen, reached, ways, asked, output_for(documents, chosen, asked, output, overwrite=overwrite)
+    )
 
 
 def check(task: Task, key: SigningKey) -> None:
@@ -159,7 +158,7 @@ def check(task: Task, key: SigningKey) -> None:
         with document.open() as stream:
             stream.read(1)
     if task.output is not None:
-        _check_writable(task.output)
+        check_writable(task.output)
     job = task.job(key)
     if not job.reaches("b-t"):
         return
@@ -213,49 +212,10 @@ def extend(
     wanted = _known_level(level or ("b-lta" if ways.tsa else "b-lt"))
     target = Path(output) if output is not None else document.path
     if target is not None:
-        _check_writable(target)
+        check_writable(target)
     job = Job(cast("SigningKey", None), wanted, ways, _options(options), format)  # nothing signs here
     more = {"files": documents_of(list(files), "")} if files else {}
     return written(target, lambda stream: load(format).extend(document, job, stream, **more))
-
-
-def documents_of(source: Source, name: str) -> tuple[Document, ...]:
-    """What a caller gave, as documents.
-
-    Raises:
-        ValueError: it is an empty list.
-    """
-    if isinstance(source, bytes | bytearray | memoryview):
-        return (Document(name, data=bytes(source)),)
-    paths = [Path(source)] if isinstance(source, str | Path) else [Path(one) for one in source]
-    if not paths:
-        raise ValueError("no document was given")
-    return tuple(Document(path.name, path) for path in paths)
-
-
-def written(output: Path | None, write: Callable[[BinaryIO], None]) -> Path | bytes:
-    """Write a file whole or not at all; without a file, the bytes.
-
-    Raises:
-        OSError: it can not be written.
-    """
-    if output is None:
-        stream = io.BytesIO()
-        write(stream)
-        return stream.getvalue()
-    with replacing(output) as file:
-        write(cast("BinaryIO", file))
-    return output
-
-
-def _with_media_types(documents: tuple[Document, ...]) -> tuple[Document, ...]:
-    """Only containers and XML signatures say what is in them, and the system's table takes long to read."""
-    import mimetypes
-
-    def guessed(name: str) -> str:
-        return mimetypes.guess_type(name)[0] or "application/octet-stream"
-
-    return tuple(one._replace(mime=guessed(one.name)) for one in documents)
 
 
 def _means(given: Means | None, tsa: str | None) -> Means:
@@ -290,33 +250,3 @@ def _level(level: str | None, format: str, means: Means) -> str:
             f"{chosen.upper()}: ask for {info.lowest} with a time-stamping authority, or raise it later with extend"
         )
     return chosen
-
-
-def _output(
-    documents: Sequence[Document], format: str, options: Options, output: str | Path | None, *, overwrite: bool
-) -> Path | None:
-    """Where the signed file goes.
-
-    Raises:
-        TokenAuthError: a file of a name that nobody chose is there already.
-    """
-    named = Path(output) if output is not None else None
-    if named is not None and not named.is_dir():
-        return named
-    beside = documents[0].path
-    if named is None and beside is None:
-        return None
-    directory = named if named is not None else cast("Path", beside).parent
-    found = directory / output_name(documents, format, options)
-    if found.exists() and not (overwrite or options.append):
-        raise TokenAuthError(f"{found} is there already", hint="name another file, or allow it to be replaced")
-    return found
-
-
-def _check_writable(output: Path) -> None:
-    """See that a file can be made; nothing is written yet."""
-    directory = output.resolve().parent
-    if not directory.is_dir():
-        raise FileNotFoundError(2, "there is no such directory", str(directory))
-    if not os.access(directory, os.W_OK):
-        raise PermissionError(13, "nothing may be written there", str(directory))

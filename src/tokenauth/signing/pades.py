@@ -1,7 +1,7 @@
 """PAdES signatures in PDFs, levels B-B to B-LTA (ETSI EN 319 142-1), on pyHanko's reader and writer.
 
-A signature is an incremental update: what was there stays as it is, byte for byte. Levels from B-LT on are updates of
-their own, so the same code makes them when a document is signed and when its level is raised later.
+A signature is an incremental update: what was there stays as it is, byte for byte. The evidence of level B-LT is part
+of it, as far as it can be foreseen; else, and where a level is raised later, it is an update of its own.
 """
 
 from __future__ import annotations
@@ -110,6 +110,7 @@ def prepare(documents: Sequence[Document], job: Job, output: BinaryIO) -> Prepar
         output: a stream that can be read and written.
 
     Raises:
+        LevelNotReached: revocation data can not be had.
         TokenAuthError: it is no PDF, or may not be signed so.
         OSError: it can not be read.
     """
@@ -118,21 +119,16 @@ def prepare(documents: Sequence[Document], job: Job, output: BinaryIO) -> Prepar
             f"a PDF holds its own signature only; {len(documents)} documents were given",
             hint="sign them one by one, or in one container with the format asice",
         )
-    options = job.options
     with documents[0].open() as stream, telling(documents[0].name):
-        writer = open_pdf(stream, options.password)
+        writer = open_pdf(stream, job.options.password)
         name, spec = field_for(writer, job)
-        metadata = PdfSignatureMetadata(
-            field_name=name,
-            md_algorithm=job.key.digest,
-            reason=options.reason or None,
-            location=options.location or None,
-            contact_info=options.contact or None,
-            certify=options.certify is not None,
-            docmdp_permissions=PERMISSIONS[options.certify or "fill-forms"],
-            subfilter=SigSeedSubFilter.PADES,
+        signer = PdfSigner(
+            _metadata(name, job), DescribedSigner(job.key), stamp_style=style_for(job), new_field_spec=spec
         )
-        signer = PdfSigner(metadata, DescribedSigner(job.key), stamp_style=style_for(job), new_field_spec=spec)
+        if job.reaches("b-lt"):
+            from tokenauth.signing.pades_levels import foresee
+
+            foresee(writer, job)
         protection = protection_of(writer)
         reserved = cms.size_reserved(job.key) + (TIME_STAMP_SIZE if job.reaches("b-t") else 0)
         reserved += ATTRIBUTE_SIZE if protection else 0
@@ -145,6 +141,20 @@ def prepare(documents: Sequence[Document], job: Job, output: BinaryIO) -> Prepar
         )
     attributes = cms.signed_attributes(job.key, made.document_digest)
     return Prepared(attributes, made.reserved_region_start, made.reserved_region_end, protection)
+
+
+def _metadata(field: str, job: Job) -> PdfSignatureMetadata:
+    options = job.options
+    return PdfSignatureMetadata(
+        field_name=field,
+        md_algorithm=job.key.digest,
+        reason=options.reason or None,
+        location=options.location or None,
+        contact_info=options.contact or None,
+        certify=options.certify is not None,
+        docmdp_permissions=PERMISSIONS[options.certify or "fill-forms"],
+        subfilter=SigSeedSubFilter.PADES,
+    )
 
 
 def complete(job: Job, prepared: Prepared, signature: bytes, output: BinaryIO) -> None:
@@ -175,7 +185,7 @@ def complete(job: Job, prepared: Prepared, signature: bytes, output: BinaryIO) -
 
 
 def extend(document: Document, job: Job, target: BinaryIO) -> None:
-    """Raise the level of a PDF's last signature; no key is needed.
+    """Raise the level of a PDF's signatures; no key is needed.
 
     Args:
         document: the PDF.

@@ -14,17 +14,19 @@ from pyhanko.sign.fields import SigFieldSpec, enumerate_sig_fields
 from pyhanko.sign.signers.cms_embedder import PdfCMSEmbedder, SigIOSetup, SigObjSetup
 from pyhanko.sign.signers.pdf_byterange import DocumentTimestamp
 from pyhanko.sign.validation import DocumentSecurityStore
+from pyhanko.sign.validation.errors import NoDSSFoundError
 
-from tokenauth.errors import TokenAuthError
+from tokenauth.errors import LevelNotReached, TokenAuthError
 from tokenauth.signing import cms, levels
 from tokenauth.signing.cades import with_attribute
 from tokenauth.signing.pades import TIME_STAMP_SIZE, open_pdf
 from tokenauth.signing.pades_protection import ATTRIBUTE_SIZE, announce, protection_of
+from tokenauth.signing.timestamps import signer_of
 
 if TYPE_CHECKING:
     from tokenauth.signing.model import Job
 
-__all__ = ["raise_level"]
+__all__ = ["foresee", "raise_level"]
 
 _STRONG = ("sha256", "sha384", "sha512")
 
@@ -51,12 +53,52 @@ def raise_level(pdf: io.BytesIO, job: Job, *, only_last: bool = False) -> io.Byt
         if stamped is None:
             return pdf
         pdf = stamped
-    pdf_now = pdf
-    evidence = levels.optional(job, "b-lt", lambda: _evidence(pdf_now, job, only_last=only_last))
-    if evidence is None:
-        return pdf
-    kept = _with_store(pdf, job, evidence)
-    return levels.optional(job, "b-lta", lambda: _stamped(kept, job, digest)) or kept
+    current = pdf
+    if not (only_last and _is_foreseen(current, job)):
+        evidence = levels.optional(job, "b-lt", lambda: _evidence(current, job, only_last=only_last))
+        if evidence is None:
+            return pdf
+        pdf = _with_store(pdf, job, evidence)
+    current = pdf
+    return levels.optional(job, "b-lta", lambda: _stamped(current, job, digest)) or pdf
+
+
+def foresee(writer: Any, job: Job) -> None:
+    """Put evidence into a PDF that is about to be signed, so that the signature covers it.
+
+    Evidence that comes later is an update of its own, in which things could be changed that nobody looks at. If it can
+    not be had now, what :func:`raise_level` does then is to be done.
+
+    Args:
+        writer: writes the PDF.
+        job: names the level, the signer and the means.
+
+    Raises:
+        LevelNotReached: evidence can not be had, and the job does not allow a lower level.
+        TokenAuthError: a certificate is not good.
+    """
+    try:
+        evidence = levels.evidence_for(job.key.certificate, job.key.chain, job.means)
+        evidence = evidence.merged(levels.evidence_for_authority(job.key.digest, job.means))
+    except LevelNotReached:
+        if not job.options.allow_lower_level:
+            raise
+        return
+    _store(writer, evidence)
+
+
+def _is_foreseen(pdf: BinaryIO, job: Job) -> bool:
+    """Whether the security store has evidence for the last signature, which :func:`foresee` put there with it."""
+    signatures, stamps = _embedded(pdf, job)
+    last = signatures[-1]
+    tokens = [*_time_stamps(last), *map(_content_info, stamps)]
+    try:
+        store = DocumentSecurityStore.read_dss(last.reader.get_historical_resolver(last.signed_revision))
+        known = {certificate.dump() for certificate in store.load_certs()}
+        authorities = [signer_of(asn1_cms.ContentInfo.load(token)).dump() for token in tokens]
+    except (NoDSSFoundError, ValueError):
+        return False
+    return bool(tokens) and known.issuperset([last.signer_cert.dump(), *authorities])
 
 
 def _embedded(pdf: BinaryIO, job: Job) -> tuple[list[Any], list[Any]]:
@@ -106,6 +148,13 @@ def _with_store(pdf: BinaryIO, job: Job, evidence: levels.Evidence) -> io.BytesI
     """The PDF with a document security store (ETSI EN 319 142-1 section 5.4.2)."""
     pdf.seek(0)
     writer = open_pdf(pdf, job.options.password)
+    _store(writer, evidence)
+    output = io.BytesIO()
+    writer.write(output)
+    return output
+
+
+def _store(writer: Any, evidence: levels.Evidence) -> None:
     DocumentSecurityStore.supply_dss_in_writer(
         writer,
         None,
@@ -113,9 +162,6 @@ def _with_store(pdf: BinaryIO, job: Job, evidence: levels.Evidence) -> io.BytesI
         ocsps=map(ocsp.OCSPResponse.load, evidence.ocsps),
         crls=map(crl.CertificateList.load, evidence.crls),
     )
-    output = io.BytesIO()
-    writer.write(output)
-    return output
 
 
 def _stamped(pdf: BinaryIO, job: Job, digest: str) -> io.BytesIO:

@@ -19,15 +19,17 @@ from cryptography.exceptions import InvalidSignature
 from tokenauth._records import Record
 from tokenauth.errors import SigningFailed, TokenAuthError
 from tokenauth.inventory.certificates import encoded
+from tokenauth.signing.files import written
 from tokenauth.signing.formats import load
 from tokenauth.signing.model import Document, Job, Means, Options, SigningKey
-from tokenauth.signing.operations import check, plan, written
+from tokenauth.signing.operations import check, plan
 from tokenauth.signing.schemes import key_for, verify_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tokenauth.signing.operations import Source, Task
+    from tokenauth.signing.files import Source
+    from tokenauth.signing.operations import Task
 
 __all__ = ["Prepared", "complete", "prepare"]
 
@@ -167,7 +169,7 @@ def _complete_pades(step: _Step, target: BinaryIO) -> None:
     pades = load("pades")
     output = io.BytesIO(_data(step.state["pdf"]))
     protection = step.state["protection"] and pades.Protection(*map(_data, step.state["protection"]))
-    prepared = pades.Prepared(_data(step.state["attributes"]), *step.state["room"], protection)
+    prepared = pades.Prepared(_attributes(step), *step.state["room"], protection)
     pades.complete(step.job, prepared, step.signature, output)
     target.write(pades.at_level(output, step.job).getbuffer())
 
@@ -181,7 +183,17 @@ def _prepare_cades(task: Task, key: SigningKey) -> tuple[bytes, dict[str, Any]]:
 
 
 def _complete_cades(step: _Step, target: BinaryIO) -> None:
-    load("cades").complete(step.documents, step.job, _data(step.state["attributes"]), step.signature, target)
+    load("cades").complete(step.documents, step.job, _attributes(step), step.signature, target)
+
+
+def _attributes(step: _Step) -> bytes:
+    """The attributes that were prepared."""
+    from tokenauth.signing import cms
+
+    attributes = _data(step.state["attributes"])
+    if cms.to_sign(attributes) != step.message:
+        raise TokenAuthError("the state of this signature is another one's", hint="prepare it again")
+    return attributes
 
 
 def _prepare_again(task: Task, key: SigningKey) -> tuple[bytes, dict[str, Any]]:

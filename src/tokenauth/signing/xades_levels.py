@@ -87,7 +87,7 @@ def _unsigned(signature: Any) -> Any:
 
 
 def _stamp_element(unsigned: Any, tag: str) -> Any:
-    stamp = add(unsigned, tag, Id=f"TS-{secrets.token_hex(8)}")
+    stamp = add(unsigned, tag)
     add(stamp, ds("CanonicalizationMethod"), Algorithm=C14N_11)
     return stamp
 
@@ -142,8 +142,10 @@ def _archive(signature: Any, job: Job, resolve: Resolver) -> bool:
 def _evidence_of_last_stamp(unsigned: Any, tag: str, job: Job) -> None:
     """Evidence for the last time stamp of a kind, unless it is there (``TimeStampValidationData``)."""
     stamp = unsigned.findall(tag)[-1]
-    identifier = stamp.get("Id")
-    uri = f"#{identifier}" if identifier else None
+    is_covered = next(stamp.itersiblings(ARCHIVE_STAMP), None) is not None
+    if not (stamp.get("Id") or is_covered):
+        stamp.set("Id", f"TS-{secrets.token_hex(8)}")  # not before something refers to it
+    uri = f"#{stamp.get('Id')}" if stamp.get("Id") else None
     if any(one.get("URI") == uri for one in unsigned.iterfind(_STAMP_DATA)):
         return
     evidence = evidence_for_token(decoded(stamp.findtext(xades("EncapsulatedTimeStamp"))), job.means)

@@ -10,7 +10,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from tokenauth._records import Record
-from tokenauth.signing.verification.verdicts import Broken, Doubtful
+from tokenauth.signing.verification.verdicts import Broken, Weak
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,10 +190,10 @@ def check_digest_name(name: str, what: str) -> None:
     """Refuse digests with which another content can be made.
 
     Raises:
-        Doubtful: it is weak.
+        Weak: it is.
     """
     if name in WEAK_DIGESTS:
-        raise Doubtful(f"{what} uses {name.upper()}, which can be forged")
+        raise Weak(f"{what} uses {name.upper()}, which can be forged")
 
 
 def digester(name: str) -> Any:
@@ -215,7 +215,7 @@ def check_signature(
 
     Raises:
         Broken: the signature is not that key's over that data.
-        Doubtful: it is, but key or digest are weak.
+        Weak: it is, but key or digest can be broken.
     """
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
@@ -235,9 +235,9 @@ def _check_strength(public_key: Any, what: str) -> None:
     size, curve = getattr(public_key, "key_size", 0), getattr(public_key, "curve", None)
     if curve is not None:
         if curve.name not in _CURVES:
-            raise Doubtful(f"{what} is made with a key on the curve {curve.name}, which is weak or unknown")
+            raise Weak(f"{what} is made with a key on the curve {curve.name}, which is weak or unknown")
     elif hasattr(public_key, "public_numbers") and size < SMALLEST_RSA:
-        raise Doubtful(f"{what} is made with an RSA key of {size} bits; at least {SMALLEST_RSA} are needed")
+        raise Weak(f"{what} is made with an RSA key of {size} bits; at least {SMALLEST_RSA} are needed")
 
 
 def _verifier(public_key: Any, method: Method) -> Callable[[bytes, bytes], None]:

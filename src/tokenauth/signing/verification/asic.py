@@ -82,6 +82,10 @@ def _check_meta(container: Container) -> None:
         if not file.startswith(META) or file in known:
             continue
         base = file.removeprefix(META)
+        if base.endswith(".tst"):
+            raise Doubtful(
+                f"the container holds a time stamp of its files, {file!r}: that is not verified, only signatures are"
+            )
         if not (base.startswith("ASiC") and "anifest" in base and base.endswith(".xml")):
             raise Doubtful(f"the container holds {file!r}, which belongs to no signature that is known")
         parse(container.read(file), file)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tokenauth._records import Record
 from tokenauth.signing.verification.trust import parsed
 from tokenauth.signing.verification.verdicts import Doubtful, Untrusted, reading, when
+from tokenauth.signing.waiting import run
 
 if TYPE_CHECKING:
     import datetime
@@ -153,7 +154,7 @@ def _validated(certificate: Any, context: Any, moment: datetime.datetime) -> Any
     validator = CertificateValidator(certificate, validation_context=context)
     try:
         hush()
-        return _run(validator.async_validate_path())
+        return run(validator.async_validate_path())
     except errors.RevokedError as error:
         raise _revoked(error) from None
     except errors.InsufficientRevinfoError as error:
@@ -168,20 +169,6 @@ def _validated(certificate: Any, context: Any, moment: datetime.datetime) -> Any
         raise Untrusted(f"the chain of certificates is not valid: {_plain(error)}") from None
     except Exception as error:  # noqa: BLE001 - certificates are outside input, and its parser raises what it likes
         raise Untrusted(f"the chain of certificates can not be followed: {_plain(error)}") from None
-
-
-def _run(work: Any) -> Any:
-    """A coroutine's result; in a thread of its own where an event loop runs already, so that anybody may call."""
-    import asyncio
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
 
 
 def _revoked(error: Any) -> Revoked:

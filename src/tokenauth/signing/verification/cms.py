@@ -90,6 +90,7 @@ def read_signed_data(data: bytes, what: str) -> Any:
         if message["content_type"].native != "signed_data":
             raise Broken(f"{what} is a CMS message, but no signature")
         signed = message["content"]
+        _check_fields([message], what)
         if not signed["signer_infos"]:
             raise Broken(f"{what} holds no signature")
         if len(signed["signer_infos"]) > _MOST_SIGNERS:
@@ -100,8 +101,11 @@ def read_signed_data(data: bytes, what: str) -> Any:
 
 def _check_outside(signed: Any, what: str) -> None:
     """What no signature covers (RFC 5652 section 5.1)."""
-    if signed["version"].native not in ("v1", "v3", "v4", "v5"):
-        raise Broken(f"{what} has an impossible version")
+    _check_fields([signed, signed["encap_content_info"], *signed["digest_algorithms"]], what)
+    for info in signed["signer_infos"]:
+        _check_fields([info, info["digest_algorithm"], info["signature_algorithm"]], what)
+    if signed["version"].native != _expected_version(signed):
+        raise Doubtful(f"{what} has a version that does not fit what it holds")
     used = {digest_name(info["digest_algorithm"]) for info in signed["signer_infos"]}
     listed = {digest_name(algorithm) for algorithm in signed["digest_algorithms"]}
     if used - listed:
@@ -113,6 +117,20 @@ def _check_outside(signed: Any, what: str) -> None:
         kind = info["sid"].name
         if info["version"].native != {"issuer_and_serial_number": "v1", "subject_key_identifier": "v3"}.get(kind):
             raise Broken(f"{what} has a signature with an impossible version")
+
+
+def _expected_version(signed: Any) -> str:
+    """RFC 5652 section 5.1; certificates of other kinds than X.509's are refused anyway."""
+    if any(choice.name != "certificate_list" for choice in signed["crls"] or ()):
+        return "v5"
+    signers = {info["version"].native for info in signed["signer_infos"]}
+    return "v3" if "v3" in signers or signed["encap_content_info"]["content_type"].native != "data" else "v1"
+
+
+def _check_fields(sequences: list[Any], what: str) -> None:
+    """asn1crypto passes over what stands behind a sequence's last field, or has not that field's tag."""
+    if any(len(sequence) > len(list(sequence)) for sequence in sequences):
+        raise Broken(f"{what} holds something that CMS does not know")
 
 
 def evidence_of(signed: Any) -> Evidence:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenauth._records import Record
 from tokenauth.signing.verification.trust import parsed
-from tokenauth.signing.verification.verdicts import Broken, Damaged, Finding, reading
+from tokenauth.signing.verification.verdicts import Broken, Damaged, Doubtful, Finding, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -55,15 +55,20 @@ def load_certificate(der: bytes) -> x509.Certificate:
 
     Raises:
         Broken: it is none.
+        Doubtful: its key is of a kind, or written in a way, that is not known.
     """
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
 
     with reading("a certificate in the signature"):
         _check_whole_octets(parsed(der)["signature_value"])
         if parsed(der).serial_number <= 0:  # cryptography only warns (RFC 5280 section 4.1.2.2)
             raise Broken("a certificate in the signature has a serial number that is not positive")
         certificate = x509.load_der_x509_certificate(der)
-        certificate.public_key()
+        try:
+            certificate.public_key()
+        except (ValueError, UnsupportedAlgorithm):
+            raise Doubtful("the key of a certificate in the signature can not be read") from None
         return certificate
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from tokenauth._records import Record
 from tokenauth.signing.asic_names import name_in
+from tokenauth.signing.formats import is_container
 from tokenauth.signing.model import INDETERMINATE, INVALID, VALID, Document, FileReport, SignatureReport
 from tokenauth.signing.refusals import DocumentError
 from tokenauth.signing.verification.assessment import Signature, assess, failed
@@ -112,15 +113,29 @@ def verify(
     if moment.utcoffset() is None:
         raise ValueError("the time at which to verify has no zone")
     trust = Trust(system_trust()) if trust is None else trust
-    path = None if isinstance(source, bytes) else Path(source)
-    document = Document(name or (path.name if path else "document"), path, None if path else bytes(source))  # type: ignore[arg-type]
-    shown = str(source) if path is not None else document.name
+    shown = (name or "document") if isinstance(source, bytes) else str(source)
     try:
+        document = _document(source, name)
         with ExitStack() as opened:
             request = _Request(document, None if beside is None else tuple(beside), password, opened)
             return _report(request, trust, moment, shown)
     except OSError as error:
         raise DocumentError(f"{shown} can not be read: {error.strerror or error}") from None
+
+
+def _document(source: str | Path | bytes, name: str) -> Document:
+    """What is verified; a pipe can be read only once, so it is read here.
+
+    Raises:
+        OSError: it can not be read.
+    """
+    if isinstance(source, bytes):
+        return Document(name or "document", data=source)
+    path = Path(source)
+    if path.is_file():
+        return Document(name or path.name, path)
+    with path.open("rb") as stream:
+        return Document(name or path.name, data=stream.read(_MAXIMUM_BYTES + 1))
 
 
 def exit_code(reports: Sequence[FileReport]) -> int:
@@ -161,7 +176,6 @@ def _kind(head: bytes, request: _Request) -> tuple[str, Callable[[_Request], _Fo
     Raises:
         Doubtful: it is none of them.
     """
-    from tokenauth.signing.asic_reader import is_container
     from tokenauth.signing.verification.cades import is_cms
     from tokenauth.signing.verification.jws import is_jws
     from tokenauth.signing.verification.pades import is_pdf

@@ -84,6 +84,8 @@ def signatures(stream: BinaryIO, password: str | None = None) -> list[Signature 
     fields = _fields(reader, stream)
     evidence, problem = _security_store(reader)
     stamps = [field for field in fields if field.is_stamp]
+    if problem is None:
+        problem = _hidden_signature(fields, stream)
     found = [_signature(field, stamps, evidence, problem, reader) for field in fields if not field.is_stamp]
     if not found and stamps:
         raise Doubtful("the PDF has time stamps, but no signature")
@@ -187,6 +189,16 @@ def _last_revision(stream: BinaryIO, covered: int) -> str:
         if piece.strip(b"\0\t\n\f\r "):
             raise Doubtful("there is something behind the end of the PDF that the signature does not cover")
     return f"the whole file but the white space behind its end: the first {covered} of {_size(stream)} bytes"
+
+
+def _hidden_signature(fields: list[_Field], stream: BinaryIO) -> Finding | None:
+    """A later signature or time stamp that the PDF's damaged tables do not lead to any more."""
+    ends = [sum([int(number) for number in one.embedded.byte_range][2:]) for one in fields if one.problem is None]
+    if not ends:
+        return None
+    stream.seek(min(ends))
+    there, known = stream.read().count(b"/ByteRange"), sum(end > min(ends) for end in ends)
+    return Doubtful("the PDF holds a later signature or time stamp that can not be read") if there > known else None
 
 
 def _plain(changes: Any) -> str:

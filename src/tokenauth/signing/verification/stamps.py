@@ -10,7 +10,7 @@ from tokenauth.signing.verification import cms
 from tokenauth.signing.verification.algorithms import check_digest_name, digest_name, digester
 from tokenauth.signing.verification.chains import judge_chain
 from tokenauth.signing.verification.evidence import Evidence, check_undamaged
-from tokenauth.signing.verification.verdicts import Broken, Doubtful, Untrusted, reading
+from tokenauth.signing.verification.verdicts import Broken, Damaged, Doubtful, Untrusted, Weak, reading
 
 if TYPE_CHECKING:
     import datetime
@@ -60,32 +60,40 @@ def prove(stamp: Stamp, evidence: Evidence, trust: Trust, moment: datetime.datet
 
     Raises:
         Broken: it is damaged, or over something else.
+        Damaged: there is something in it that time stamps do not have.
         Doubtful: its authority is not trusted, or it may have been revoked.
     """
-    signed = cms.read_signed_data(stamp.token, "a time stamp")
-    with reading("a time stamp"):
-        content = signed["encap_content_info"]
-        if content["content_type"].native != "tst_info" or len(signed["signer_infos"]) != 1:
-            raise Broken("a time stamp is of another kind than RFC 3161 has it")
-        covered = content["content"].parsed
-        encoded = content["content"].contents
-        own = cms.evidence_of(signed)
-        signer = cms.check_signer(
-            signed["signer_infos"][0],
-            (*own.certificates, *evidence.certificates, *trust.others, *(one.certificate for one in trust.anchors)),
-            "tst_info",
-            lambda name: _hash(name, encoded),
-        )
-        if not signer.names_certificate:
-            raise Broken("a time stamp does not name its signer's certificate, as RFC 3161 section 2.4.2 wants")
-        _check_imprint(covered, stamp)
-        _check_purpose(signer.certificate)
-        time = covered["gen_time"].native
+    known = (*evidence.certificates, *trust.others, *(one.certificate for one in trust.anchors))
+    try:
+        with reading("a time stamp"):
+            signer, time, own = _read(stamp, known)
+    except (Untrusted, Weak):
+        raise
+    except Doubtful as error:  # of a signature that would be a matter of its signer's; a time stamp has one form
+        raise Damaged(error.reason) from None
     together = own + evidence
     check_undamaged(own, signer.certificate, trust._replace(others=(*trust.others, *evidence.certificates)))
     if time > moment:
         raise Doubtful("a time stamp is from the future")
     return Proof(time, judge_chain(signer.certificate, together, trust, moment, "timestamp"), own)
+
+
+def _read(stamp: Stamp, known: tuple[bytes, ...]) -> tuple[cms.SignerInfo, datetime.datetime, Evidence]:
+    """A time stamp's signer, time and evidence, once all that needs no trust is checked."""
+    signed = cms.read_signed_data(stamp.token, "a time stamp")
+    content = signed["encap_content_info"]
+    if content["content_type"].native != "tst_info" or len(signed["signer_infos"]) != 1:
+        raise Broken("a time stamp is of another kind than RFC 3161 has it")
+    covered = content["content"].parsed
+    encoded = content["content"].contents
+    own = cms.evidence_of(signed)
+    info = signed["signer_infos"][0]
+    signer = cms.check_signer(info, (*own.certificates, *known), "tst_info", lambda name: _hash(name, encoded))
+    if not signer.names_certificate:
+        raise Broken("a time stamp does not name its signer's certificate, as RFC 3161 section 2.4.2 wants")
+    _check_imprint(covered, stamp)
+    _check_purpose(signer.certificate)
+    return signer, covered["gen_time"].native, own
 
 
 def _hash(name: str, data: bytes) -> bytes:

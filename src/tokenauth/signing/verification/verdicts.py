@@ -25,6 +25,7 @@ __all__ = [
     "Doubtful",
     "Finding",
     "Untrusted",
+    "Weak",
     "reading",
     "sentence",
     "when",
@@ -56,6 +57,10 @@ class Broken(Finding):
 
 class Doubtful(Finding):
     """It can not be told with what is at hand."""
+
+
+class Weak(Doubtful):
+    """It was made with an algorithm or key that can be broken."""
 
 
 class Damaged(Doubtful):

@@ -35,6 +35,7 @@ _SIGNED_PROPERTIES = "http://uri.etsi.org/01903#SignedProperties"
 _WHOLE = (references.WHOLE, references.WHOLE_WITH_COMMENTS)
 _WITH_COMMENTS = {name for name, method in CANONICALISATIONS.items() if method.comments}
 _MOST_SIGNATURES, _MOST_REFERENCES = 100, 10_000
+_MOST_WITHIN = 100  # references into the document, each of which takes as long as the document is large
 #: Digests of which another content can be made; they are computed, and then doubted.
 _WEAK_DIGESTS = {
     "http://www.w3.org/2000/09/xmldsig#sha1": "sha1",
@@ -204,8 +205,11 @@ def _check_references(signature: Any, properties: Any, resolve: Resolver, proble
         Broken: one is wrong, or leads nowhere.
     """
     found = signature.findall(f"{ds('SignedInfo')}/{ds('Reference')}")
-    if len(found) > _MOST_REFERENCES:
-        raise Broken(f"the XML signature has more than {_MOST_REFERENCES} references")
+    within = sum(not one.get("URI") or one.get("URI").startswith("#") for one in found)
+    if len(found) > _MOST_REFERENCES or within > _MOST_WITHIN:
+        raise Broken(
+            f"the XML signature has more than {_MOST_REFERENCES} references, or {_MOST_WITHIN} into its document"
+        )
     covered = Covered()
     for reference in found:
         name = _digest_name(reference.find(ds("DigestMethod")))

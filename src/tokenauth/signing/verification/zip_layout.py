@@ -5,9 +5,10 @@ Readers differ in which of the two they believe; a container in which they diffe
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tokenauth._records import Record
 from tokenauth.signing.verification.verdicts import Broken, Doubtful
@@ -28,6 +29,7 @@ _LARGE = 0xFFFFFFFF
 _READ_ONLY, _DIRECTORY, _ARCHIVE = 0x01, 0x10, 0x20
 #: Versions of the format that programs write (section 4.4.3), and systems (4.4.2): MS-DOS, Unix, NTFS, VFAT.
 _VERSIONS = frozenset({0, 10, 20, 23, 25, 30, 31, 45, 46, 63})
+_PYTHON = 20
 _UNIX = 3
 _SYSTEMS = frozenset({0, _UNIX, 10, 14})
 _STEP = 1 << 20
@@ -36,6 +38,7 @@ _STEP = 1 << 20
 class _Entry(Record):
     """A file as the directory at the end has it."""
 
+    made: int
     needed: int
     flags: int
     method: int
@@ -44,8 +47,18 @@ class _Entry(Record):
     crc: int
     packed: int
     size: int
+    internal: int
+    external: int
     name: bytes
     offset: int
+
+    def version(self) -> int:
+        """Of the format, that the program follows which made the entry."""
+        return self.made & 0xFF
+
+    def system(self) -> int:
+        """On which it ran."""
+        return self.made >> 8
 
 
 def check_contents(stream: BinaryIO) -> None:
@@ -81,16 +94,28 @@ def _unpacked(stream: BinaryIO, entry: _Entry) -> Iterator[bytes]:
         if inflater is None:
             yield packed
             continue
+        packed, last = (packed, b"") if left else (packed[:-1], packed[-1:])
         try:
             yield inflater.decompress(packed, _STEP)
             while inflater.unconsumed_tail:
                 yield inflater.decompress(inflater.unconsumed_tail, _STEP)
+            if last:
+                yield _ended(inflater, last[0])
         except zlib.error as error:
             raise _differs(f"a file can not be unpacked ({error})") from None
-    if inflater is not None:
-        yield inflater.flush()
-        if not inflater.eof or inflater.unused_data:
-            raise _differs("a file's packed content has no end, or something behind it")
+
+
+def _ended(inflater: Any, last: int) -> bytes:
+    """What the last byte of a packed content adds. Its highest bits may stand for nothing; then they are 0."""
+    other = inflater.copy()
+    end: bytes = inflater.decompress(bytes([last])) + inflater.flush()
+    if not inflater.eof or inflater.unused_data:
+        raise _differs("a file's packed content has no end, or something behind it")
+    with contextlib.suppress(zlib.error):
+        without_highest = last & ~(1 << last.bit_length() >> 1)
+        if last and other.decompress(bytes([without_highest])) + other.flush() == end and other.eof:
+            raise Doubtful("a file's packed content ends in bits that mean nothing")
+    return end
 
 
 def check_layout(stream: BinaryIO) -> None:
@@ -133,6 +158,7 @@ def _directory(stream: BinaryIO) -> tuple[int, list[_Entry]]:
         raise _differs("its directory is not where it should be")
     stream.seek(start)
     entries = list(_listed(stream.read(length), total))
+    _check_descriptions(entries)
     return start, entries
 
 
@@ -147,26 +173,36 @@ def _listed(directory: bytes, total: int) -> Iterator[_Entry]:
         at += _CENTRAL.size
         if mark != b"PK\x01\x02" or disk:
             raise _differs("its directory is wrong")
-        _check_attributes(made, internal, external)
         own = directory[at : at + name]
-        yield _Entry(needed, flags, method, time, date, crc, packed, size, own, offset)
+        yield _Entry(made, needed, flags, method, time, date, crc, packed, size, internal, external, own, offset)
         at += name + extra + comment
     if at != len(directory):
         raise _differs("its directory has another length")
 
 
-def _check_attributes(made: int, internal: int, external: int) -> None:
-    """What a directory says of a file beyond its content, and nothing protects: only what honest programs write there.
+def _check_descriptions(entries: list[_Entry]) -> None:
+    """What a directory says of files beyond their content, and nothing protects: only what honest programs write there.
 
-    Nobody may read, write or run a file whose group may not, nor a group whose file's owner may not.
+    One program makes a container, so it says the same of all files; only on Unix each may have its own permissions.
     """
-    owner, group, others = (external >> shift & 7 for shift in (22, 19, 16))
-    version, system = made & 0xFF, made >> 8
-    flags = external & 0xFFFF & ~(_DIRECTORY | (0 if system == _UNIX else _ARCHIVE))
+    systems, versions = ({part(one) for one in entries} for part in (_Entry.system, _Entry.version))
+    own_permissions = systems == {_UNIX} and versions != {_PYTHON}
+    externals = {one.external for one in entries if not one.name.endswith(b"/")}
+    alike = len(systems) <= 1 and (len(externals) <= 1 or own_permissions)
+    if not alike or not all(_is_plausible(one, len(versions) == 1) for one in entries):
+        raise Doubtful("the container's directory describes a file in a way that no known program does")
+
+
+def _is_plausible(entry: _Entry, same_version: bool) -> bool:
+    """Nobody may read, write or run a file whose group may not, nor a group whose file's owner may not."""
+    owner, group, others = (entry.external >> shift & 7 for shift in (22, 19, 16))
+    flags = entry.external & 0xFFFF & ~(_DIRECTORY | (0 if entry.system() == _UNIX else _ARCHIVE))
     if flags == _READ_ONLY and not owner & 2:
         flags = 0
-    if internal > 1 or flags or version not in _VERSIONS or system not in _SYSTEMS or others & ~group or group & ~owner:
-        raise Doubtful("the container's directory describes a file in a way that no known program does")
+    is_known = entry.version() in _VERSIONS and entry.system() in _SYSTEMS
+    is_version = same_version or entry.version() == entry.needed
+    is_text = entry.internal == 0 or (entry.internal == 1 and entry.version() != _PYTHON)  # as Info-ZIP and minizip say
+    return is_known and is_version and is_text and not flags and not others & ~group and not group & ~owner
 
 
 def _end_of(stream: BinaryIO, entry: _Entry) -> int:
