@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,7 @@ import pexpect
 from tests.support.command_line import environment
 from tests.support.pdfs import one_page
 from tests.support.revocation import AskableAuthority, services
+from tokenauth.provisioning.softhsm import token_directories, write_configuration
 from tokenauth.testing import Authority, MTLSServer, SoftToken
 
 if TYPE_CHECKING:
@@ -163,9 +165,14 @@ def made(directory: Path, *, with_documents: bool = False) -> Iterator[Place]:
         (directory / "ca.pem").write_bytes(authority.pem)
         (directory / "pin").touch(mode=0o600)
         (directory / "pin").write_text(f"{token.pin}\n")
+        tokens, tsa = [token, site], ""
+        if with_documents:
+            card, tsa = _documents(directory, token.pin, more)
+            tokens.append(card)
         yield Place(
             directory,
             environment(
+                SOFTHSM2_CONF=str(_copied(tokens, directory)),
                 PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
                 HOME=str(directory),
                 TOKENAUTH_PIN_SOURCE=f"file:{directory / 'pin'}",
@@ -173,12 +180,21 @@ def made(directory: Path, *, with_documents: bool = False) -> Iterator[Place]:
             ),
             server.url,
             token.pin,
-            _documents(directory, token.pin, more) if with_documents else "",
+            tsa,
         )
 
 
-def _documents(directory: Path, pin: str, more: ExitStack) -> str:
-    """Put documents there, and an ID card that signs them; gives the URL of the time-stamping authority."""
+def _copied(tokens: list[SoftToken], directory: Path) -> Path:
+    """SoftHSM's configuration with copies of these tokens only: other tests of this process may have more."""
+    copy = write_configuration(directory / "softhsm")
+    for token in tokens:
+        for found in token_directories(token.configuration.parent, token.serial):
+            shutil.copytree(found, copy.parent / "tokens" / found.name)
+    return copy
+
+
+def _documents(directory: Path, pin: str, more: ExitStack) -> tuple[SoftToken, str]:
+    """Put documents there; gives the ID card that signs them, and the URL of the time-stamping authority."""
     (directory / "services").mkdir()
     running = more.enter_context(services(directory / "services"))
     root = AskableAuthority(running, "id-ca")
@@ -198,4 +214,4 @@ def _documents(directory: Path, pin: str, more: ExitStack) -> str:
         "claims.json": b'{"sub": "me"}',
     }.items():
         (directory / name).write_bytes(content)
-    return running.tsa
+    return card, running.tsa
