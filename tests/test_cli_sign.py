@@ -18,7 +18,7 @@ from jwt.utils import base64url_decode
 from PIL import Image
 from pyhanko.pdf_utils.reader import PdfFileReader
 
-from tests.support.command_line import COMMAND, TIMEOUT, environment, error_of, no_tokens, output_of, run
+from tests.support.command_line import COMMAND, TIMEOUT, environment, error_of, no_tokens, output_of, run, run_inside
 from tests.support.documents import xmlsec1
 from tests.support.faulty_module import FaultyModule
 from tests.support.pdfs import one_page, pdfsig, trusting, with_fields
@@ -55,7 +55,7 @@ def database(signers, tmp_path_factory):
 def sign(signers, *arguments, kind="p256", **variables) -> subprocess.CompletedProcess[str]:
     uri = f"{signers.token.uri};object=only%20{kind}"
     given = {"TOKENAUTH_PIN_SOURCE": "env:PIN", "PIN": signers.token.pin} | variables
-    return run("sign", "-i", uri, *map(str, arguments), **given)
+    return run_inside("sign", "-i", uri, *map(str, arguments), **given)
 
 
 def signed(signers, *arguments, **how) -> list[Path]:
@@ -146,7 +146,7 @@ def test_levels(signers, here, database, format, level):
     done = sign(signers, name, "--format", format, "--level", level, *how)
     [made] = map(Path, output_of(done).splitlines())
     assert ("want level B-LT" in done.stderr) == (format == "asice" and level == "b-t")
-    report = json.loads(output_of(run("verify", "--trust", str(signers.root_pem), "--json", str(made))))
+    report = json.loads(output_of(run_inside("verify", "--trust", str(signers.root_pem), "--json", str(made))))
     assert [(one["status"], one["level"], one["format"]) for one in report[0]["signatures"]] == [
         ("valid", level, format)
     ]
@@ -156,9 +156,18 @@ def test_levels(signers, here, database, format, level):
         cms_is_good(signers, here / made, "-content", here / name)
 
 
+def test_a_process_of_its_own(signers, here):
+    uri, pin = f"{signers.token.uri};object=only%20p256", signers.token.pin
+    done = run("sign", "contract.pdf", "-i", uri, TOKENAUTH_PIN_SOURCE="env:PIN", PIN=pin)
+    assert (output_of(done), done.stderr) == ("contract.signed.pdf\n", "tokenauth: signed as CN=only p256\n")
+    assert "contract.signed.pdf: VALID" in output_of(
+        run("verify", "contract.signed.pdf", "--trust", str(signers.root_pem))
+    )
+
+
 def test_a_time_stamp_is_the_default_with_an_authority(signers, here):
     [made] = signed(signers, "contract.pdf", "--tsa", signers.services.tsa)
-    assert "b-t" in output_of(run("verify", "--trust", str(signers.root_pem), "--json", str(made)))
+    assert "b-t" in output_of(run_inside("verify", "--trust", str(signers.root_pem), "--json", str(made)))
 
 
 def test_an_authority_that_does_not_answer(signers, here):
@@ -209,7 +218,7 @@ def test_an_encrypted_pdf(signers, here):
     assert line == "the PDF's password: environment variable 'NONE' is not set"
     assert "password is wrong" in error_of(sign(signers, "secret.pdf", "--password-source", "env:W", W="falsch"), 1)
     assert signed(signers, "secret.pdf", "--password-source", "file:word") == [Path("secret.signed.pdf")]
-    report = run(
+    report = run_inside(
         "verify", "secret.signed.pdf", "--trust", str(signers.root_pem), "--password-source", "env:W", W="geheim"
     )
     assert "secret.signed.pdf: VALID" in output_of(report)
@@ -251,7 +260,9 @@ def test_to_stdout(signers, here):
     assert jwt.decode(output_of(done), signers.keys["p256"].certificate.public_key(), algorithms=["ES256"])
     assert not Path("claims.jws").exists()
     assert not Path("-").exists()
-    done = sign(signers, "claims.json", "--format", "jws", "-o", "/dev/stdout")
+    uri, pin = f"{signers.token.uri};object=only%20p256", signers.token.pin
+    how = ("--format", "jws", "-o", "/dev/stdout", "-i", uri)
+    done = run("sign", "claims.json", *how, TOKENAUTH_PIN_SOURCE="env:PIN", PIN=pin)
     assert output_of(done).endswith("/dev/stdout\n")
     assert done.stdout.count(".") == 2
 
@@ -261,7 +272,7 @@ def test_a_second_signature(signers, here):
     line = error_of(sign(signers, "report.asice"), 1)
     assert "add a signature to it with append=True (--append)" in line
     assert signed(signers, "report.asice", "--append", kind="p384") == [Path("report.asice")]
-    report = json.loads(output_of(run("verify", "report.asice", "--json", "--trust", str(signers.root_pem))))
+    report = json.loads(output_of(run_inside("verify", "report.asice", "--json", "--trust", str(signers.root_pem))))
     assert [one["signer"] for one in report[0]["signatures"]] == ["CN=only p256", "CN=only p384"]
     done = sign(signers, "report.docx", "--append")
     assert done.returncode == 1
@@ -328,7 +339,7 @@ def test_checked_before_the_pin(signers, here, card, arguments, code, said):
     ],
 )
 def test_wrong_usage(here, arguments):
-    line = error_of(run("sign", *arguments), 2)
+    line = error_of(run_inside("sign", *arguments), 2)
     assert "geheim" not in line
     assert "tokenauth sign --help" in line
 
@@ -342,18 +353,18 @@ def test_the_certificate(here):
         give = {"TOKENAUTH_PIN_SOURCE": "env:PIN", "PIN": token.pin}
         old = datetime.now(UTC) - timedelta(days=1)
         token.add_identity("old", purposes=("document",), not_after=old)
-        assert "'old' expired on" in error_of(run("sign", "contract.pdf", "-i", token.uri, **give), 3)
+        assert "'old' expired on" in error_of(run_inside("sign", "contract.pdf", "-i", token.uri, **give), 3)
         token.add_identity("login")
-        done = run("sign", "contract.pdf", "-i", token.uri, **give)
+        done = run_inside("sign", "contract.pdf", "-i", token.uri, **give)
         assert output_of(done) == "contract.signed.pdf\n"
         assert "'login' on 'cli-sign', which is for authentication, signs" in done.stderr
-        done = run("sign", "contract.pdf", "--force", "-i", f"{token.uri};object=login", **give)
+        done = run_inside("sign", "contract.pdf", "--force", "-i", f"{token.uri};object=login", **give)
         assert done.stderr == "tokenauth: signed as CN=login\n"
         token.add_identity("one", purposes=("document",))
-        done = run("sign", "contract.pdf", "--force", "-i", token.uri, **give)
+        done = run_inside("sign", "contract.pdf", "--force", "-i", token.uri, **give)
         assert done.stderr == "tokenauth: signed as CN=one\n"
         token.add_identity("two", purposes=("document",))
-        line = error_of(run("sign", "contract.pdf", "--force", "-i", token.uri, **give), 3)
+        line = error_of(run_inside("sign", "contract.pdf", "--force", "-i", token.uri, **give), 3)
         assert line.startswith("2 certificates can sign documents; name one of: pkcs11:token=cli-sign;")
 
 

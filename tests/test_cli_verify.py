@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.command_line import error_of, output_of, run, run_here
+from tests.support.command_line import error_of, output_of, run_here, run_inside
 from tests.support.documents import xmlsec1
 from tests.support.pdfs import one_page, pdfsig, trusting
 from tests.support.programs import openssl
@@ -52,7 +52,7 @@ def here(tmp_path, monkeypatch):
 
 
 def verify(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    return run("verify", *map(str, arguments), **variables)
+    return run_inside("verify", *map(str, arguments), **variables)
 
 
 def reports(*arguments: str | Path) -> list[dict[str, Any]]:
@@ -169,7 +169,7 @@ def test_a_level_is_raised_with_no_card(signers, tmp_path, monkeypatch, name):
     trust = ("--trust", str(signers.root_pem))
     how = ("--tsa", signers.services.tsa, *trust)
     for level, asked in (("b-t", ("--level", "b-t")), ("b-lt", ("--level", "b-lt")), ("b-lta", ())):
-        done = run("extend", str(file), *asked, *how, TOKENAUTH_MODULE="/nonexistent")
+        done = run_inside("extend", str(file), *asked, *how, TOKENAUTH_MODULE="/nonexistent")
         assert output_of(done) == f"{file}\n"
         [report] = reports(file, *trust)
         assert [one["level"] for one in report["signatures"]] == [level]
@@ -188,17 +188,17 @@ def test_a_level_is_raised_with_no_card(signers, tmp_path, monkeypatch, name):
 
 def test_extend_fails_as_it_should(signers, here):
     before = Path("order.asice").read_bytes()
-    line = error_of(run("extend", "order.asice", "--tsa", "http://127.0.0.1:1/", "--trust", "root.pem"), 5)
+    line = error_of(run_inside("extend", "order.asice", "--tsa", "http://127.0.0.1:1/", "--trust", "root.pem"), 5)
     assert "does not answer" in line
     assert Path("order.asice").read_bytes() == before
-    assert "needs a time stamp" in error_of(run("extend", "order.asice", "--level", "b-t"), 2)
-    assert "is no signed file whose level can be raised" in error_of(run("extend", "root.pem"), 1)
-    assert "No such file" in error_of(run("extend", "none.pdf"), 1)
-    done = run("extend", "none.pdf", "order.jws", "--tsa", signers.services.tsa)
+    assert "needs a time stamp" in error_of(run_inside("extend", "order.asice", "--level", "b-t"), 2)
+    assert "is no signed file whose level can be raised" in error_of(run_inside("extend", "root.pem"), 1)
+    assert "No such file" in error_of(run_inside("extend", "none.pdf"), 1)
+    done = run_inside("extend", "none.pdf", "order.jws", "--tsa", signers.services.tsa)
     assert done.returncode == 1
     assert "error: none.pdf: No such file or directory" in done.stderr
     assert "2 failed" in done.stderr
-    assert "is no directory" in error_of(run("extend", "order.jws", "order.asice", "-o", "x"), 2)
+    assert "is no directory" in error_of(run_inside("extend", "order.jws", "order.asice", "-o", "x"), 2)
 
 
 def test_extend_to_another_file(signers, tmp_path, monkeypatch):
@@ -207,8 +207,8 @@ def test_extend_to_another_file(signers, tmp_path, monkeypatch):
     Path("a.pdf").write_bytes(original)
     (tmp_path / "out").mkdir()
     how = ("--tsa", signers.services.tsa, "--trust", str(signers.root_pem), "--level", "b-t")
-    assert output_of(run("extend", "a.pdf", "-o", "b.pdf", *how)) == "b.pdf\n"
-    assert output_of(run("extend", "a.pdf", "-o", "out", *how)) == "out/a.pdf\n"
+    assert output_of(run_inside("extend", "a.pdf", "-o", "b.pdf", *how)) == "b.pdf\n"
+    assert output_of(run_inside("extend", "a.pdf", "-o", "out", *how)) == "out/a.pdf\n"
     assert Path("a.pdf").read_bytes() == original
 
 
@@ -216,7 +216,7 @@ def test_extend_to_another_file(signers, tmp_path, monkeypatch):
 
 
 def container(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return run("container", *arguments)
+    return run_inside("container", *arguments)
 
 
 def test_containers_are_listed(here):
