@@ -12,8 +12,8 @@ __all__ = ["META", "MIMETYPE", "check_name", "folded", "name_in", "uri_of"]
 
 META = "META-INF/"
 MIMETYPE = "mimetype"
-#: Control characters, and what Windows takes for a separator of directories, a drive or a stream.
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\:]|[\ud800-\udfff]")
+#: Control characters, and what Windows takes for a separator of directories or a drive.
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]|[\ud800-\udfff]|(?:^|/)[A-Za-z]:")
 _LONGEST = 1024
 
 

@@ -6,6 +6,7 @@ before anything of it is unpacked, so that what was verified is what others see.
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import struct
@@ -150,6 +151,8 @@ class Container:
         return [self._extract(file, directory) for file in self.data_files]
 
     def _extract(self, file: str, directory: Path) -> Path:
+        if os.name == "nt" and ":" in file:  # a stream of another file
+            raise DocumentError(f"a file can not be called {file!r} on Windows", hint="unpack it on another system")
         path = directory / file
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as written:

@@ -39,7 +39,7 @@ DIGESTS = {
     "sha3_512": "SHA3_512",
 }
 WEAK_DIGESTS = frozenset({"md5", "sha1"})
-SMALLEST_RSA = 2048  # bits
+SMALLEST_RSA = 2040
 _CURVES = frozenset(
     {"secp256r1", "secp384r1", "secp521r1", "brainpoolP256r1", "brainpoolP384r1", "brainpoolP512r1", "secp256k1"}
 )

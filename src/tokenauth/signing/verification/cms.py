@@ -111,8 +111,10 @@ def _check_outside(signed: Any, what: str) -> None:
     if used - listed:
         raise Broken(f"{what} does not list the digest algorithms that it uses")
     for choice in signed["certificates"] or ():
-        if choice.name != "certificate":
+        if choice.name not in ("certificate", "v2_attr_cert"):
             raise Doubtful(f"{what} holds a certificate of a kind that is not known ({choice.name})")
+        if choice.name == "v2_attr_cert":
+            _ = choice.chosen.native  # an attribute certificate (RFC 5755), and nothing else with its tag
     for info in signed["signer_infos"]:
         kind = info["sid"].name
         if info["version"].native != {"issuer_and_serial_number": "v1", "subject_key_identifier": "v3"}.get(kind):
@@ -120,9 +122,11 @@ def _check_outside(signed: Any, what: str) -> None:
 
 
 def _expected_version(signed: Any) -> str:
-    """RFC 5652 section 5.1; certificates of other kinds than X.509's are refused anyway."""
+    """RFC 5652 section 5.1."""
     if any(choice.name != "certificate_list" for choice in signed["crls"] or ()):
         return "v5"
+    if any(choice.name == "v2_attr_cert" for choice in signed["certificates"] or ()):
+        return "v4"
     signers = {info["version"].native for info in signed["signer_infos"]}
     return "v3" if "v3" in signers or signed["encap_content_info"]["content_type"].native != "data" else "v1"
 
@@ -155,7 +159,8 @@ def evidence_of(signed: Any) -> Evidence:
                 ocsps.append(as_ocsp_response(other["other_rev_info"]))
             else:
                 raise Doubtful(f"the signature holds revocation data of a kind that is not known ({native})")
-        certificates = tuple(choice.chosen.dump() for choice in signed["certificates"] or ())
+        held = [choice for choice in signed["certificates"] or () if choice.name == "certificate"]
+        certificates = tuple(choice.chosen.dump() for choice in held)
         return Evidence(certificates, tuple(crls), tuple(ocsps))
 
 
@@ -282,6 +287,9 @@ def _names_certificate(info: Any, certificate: bytes) -> bool:
         digest.update(certificate)
         if not hmac.compare_digest(first["cert_hash"].native, digest.digest()):
             raise Broken("the signer's certificate is not the one that the signature names")
-        check_digest_name(used, "the reference to the signer's certificate")
+        if (
+            used != "sha1"
+        ):  # which most time stamps have (RFC 2634): nobody can make another certificate to a given digest
+            check_digest_name(used, "the reference to the signer's certificate")
         return True
     return False

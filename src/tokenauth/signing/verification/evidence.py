@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenauth._records import Record
 from tokenauth.signing.verification.trust import parsed
-from tokenauth.signing.verification.verdicts import Broken, Damaged, Doubtful, Finding, reading
+from tokenauth.signing.verification.verdicts import Broken, Damaged, Doubtful, Finding, Weak, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -150,9 +150,26 @@ def _check_certificate(certificate: x509.Certificate, pool: list[x509.Certificat
 
 
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    from tokenauth.inventory.certificates import issued_by
+    import asn1crypto.x509
 
-    return issued_by(certificate, issuer)
+    if certificate.issuer != issuer.subject:
+        return False
+    algorithm = asn1crypto.x509.Certificate.load(certificate.public_bytes(_der()))["signature_algorithm"]
+    return _is_by(issuer, algorithm, certificate.signature, certificate.tbs_certificate_bytes)
+
+
+def _is_by(issuer: x509.Certificate, algorithm: Any, signature: bytes, data: bytes) -> bool:
+    """Whether a certificate's key signed something; old roots have SHA-1 signatures, whose worth is judged later."""
+    from tokenauth.signing.verification.algorithms import check_signature, own_method
+
+    try:
+        with reading("a signature"):
+            check_signature(issuer.public_key(), own_method(algorithm), signature, data)
+    except Weak:
+        return True
+    except Finding:
+        return False
+    return True
 
 
 def _identifiers(certificate: x509.Certificate) -> tuple[bytes | None, bytes | None]:
@@ -192,10 +209,11 @@ def _check_crl(der: bytes, pool: list[x509.Certificate]) -> None:
     from cryptography import x509
 
     with reading("a revocation list in the file"):
+        algorithm = asn1crypto.crl.CertificateList.load(der)["signature_algorithm"]
         _check_whole_octets(asn1crypto.crl.CertificateList.load(der)["signature"])
         crl = x509.load_der_x509_crl(der)
         issuers = [certificate for certificate in pool if certificate.subject == crl.issuer]
-        if any(_signed(crl.is_signature_valid, certificate) for certificate in issuers):
+        if any(_is_by(issuer, algorithm, crl.signature, crl.tbs_certlist_bytes) for issuer in issuers):
             return
     raise Damaged("a revocation list in the file is damaged, or its issuer is not there")
 
@@ -216,33 +234,15 @@ def _answered(response: Any, certificate: x509.Certificate) -> bool:
     """Whether a certificate's key signed an OCSP response."""
     import asn1crypto.ocsp
 
-    from tokenauth.signing.verification.algorithms import check_signature, own_method
-
-    try:
-        basic = asn1crypto.ocsp.OCSPResponse.load(response.public_bytes(_der()))["response_bytes"]["response"].parsed
-        _check_whole_octets(basic["signature"])
-        check_signature(
-            certificate.public_key(),
-            own_method(basic["signature_algorithm"]),
-            response.signature,
-            response.tbs_response_bytes,
-        )
-    except Finding:
-        return False
-    return True
+    basic = asn1crypto.ocsp.OCSPResponse.load(response.public_bytes(_der()))["response_bytes"]["response"].parsed
+    _check_whole_octets(basic["signature"])
+    return _is_by(certificate, basic["signature_algorithm"], response.signature, response.tbs_response_bytes)
 
 
 def _der() -> Any:
     from cryptography.hazmat.primitives.serialization import Encoding
 
     return Encoding.DER
-
-
-def _signed(check: Any, certificate: x509.Certificate) -> bool:
-    try:
-        return bool(check(certificate.public_key()))
-    except (TypeError, ValueError):
-        return False
 
 
 def _responders(evidence: Evidence) -> list[bytes]:

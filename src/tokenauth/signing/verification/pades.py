@@ -45,7 +45,8 @@ class _Field(Record):
     @property
     def is_stamp(self) -> bool:
         """It is a document time stamp."""
-        return str(self.embedded.sig_object_type) == "/DocTimeStamp"
+        is_named = str(self.embedded.sig_object_type) == "/DocTimeStamp"
+        return is_named or str(self.embedded.sig_object.get("/SubFilter", "")) == "/ETSI.RFC3161"
 
     @property
     def revision(self) -> int:

@@ -21,7 +21,7 @@ from tokenauth.signing.verification.xml_structure import (
     the_one,
 )
 from tokenauth.signing.xades_algorithms import digest_name
-from tokenauth.signing.xades_xml import CANONICALISATIONS, canonical_by, ds, parse, xades
+from tokenauth.signing.xades_xml import CANONICALISATIONS, canonical_by, ds, local_name, parse, xades
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +90,8 @@ def signatures(
         tree = parse(data, name)
         if tree.docinfo.xml_version != "1.0":
             raise Doubtful("the document is not XML 1.0, which XML signatures are made for")
+        if local_name(tree.getroot()) == "SignedDoc":
+            raise Doubtful("it is a document in the old format DigiDoc-XML, which is not verified")
         found = top_signatures(tree)
         _check_ids(tree)
     return [_within_container(_signature(one, resolve, format), files, name_of) for one in found]

@@ -201,8 +201,9 @@ def _is_plausible(entry: _Entry, same_version: bool) -> bool:
         flags = 0
     is_known = entry.version() in _VERSIONS and entry.system() in _SYSTEMS
     is_version = same_version or entry.version() == entry.needed
-    is_text = entry.internal == 0 or (entry.internal == 1 and entry.version() != _PYTHON)  # as Info-ZIP and minizip say
-    return is_known and is_version and is_text and not flags and not others & ~group and not group & ~owner
+    marks_text = (entry.system(), entry.version()) != (_UNIX, _PYTHON)  # as Info-ZIP, minizip and others do
+    is_marked_right = entry.internal <= marks_text
+    return is_known and is_version and is_marked_right and not flags and not others & ~group and not group & ~owner
 
 
 def _end_of(stream: BinaryIO, entry: _Entry) -> int:
