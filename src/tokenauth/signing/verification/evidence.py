@@ -55,7 +55,7 @@ def load_certificate(der: bytes) -> x509.Certificate:
 
     Raises:
         Broken: it is none.
-        Doubtful: its key is of a kind, or written in a way, that is not known.
+        Damaged: its key is of a kind, or written in a way, that is not known.
     """
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -68,7 +68,7 @@ def load_certificate(der: bytes) -> x509.Certificate:
         try:
             certificate.public_key()
         except (ValueError, UnsupportedAlgorithm):
-            raise Doubtful("the key of a certificate in the signature can not be read") from None
+            raise Damaged("the key of a certificate in the signature can not be read") from None
         return certificate
 
 
