@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.support import common_name
+from tests.support.revocation import AskableAuthority
 from tests.support.signed_files import FORMATS, certified, made, pki, trusting, verified
 from tests.test_verification_formats import only
 from tokenauth.signing.model import Document, Job, SigningKey
@@ -190,6 +191,20 @@ def test_levels(name, level, document_keys):
     report = only(verified(name, data, online))
     assert (report.status, report.level, report.reason) == ("valid", level, "")
     assert abs(report.time - datetime.datetime.now(datetime.UTC)) < 5 * HOUR / 60
+
+
+@pytest.mark.parametrize("level", ["b-lt", "b-lta"])
+@pytest.mark.parametrize("name", LEVEL_NAMES)
+def test_levels_with_revocation_lists(name, level, document_keys):
+    """Where no OCSP responder is named, CRLs are the evidence."""
+    running = document_keys.services
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "has_ocsp", False)
+        issuer = AskableAuthority(running, f"lists {name} {level}".replace(" ", "-"), document_keys.root)
+        key = certified(issuer)
+    data = made(name, key, level, document_keys.means)
+    report = only(verified(name, data, load_trust([document_keys.root_pem])))
+    assert (report.status, report.level, report.reason) == ("valid", level, "")
 
 
 @pytest.mark.parametrize("name", LEVEL_NAMES)

@@ -10,7 +10,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from tokenauth._records import Record
-from tokenauth.signing.verification.verdicts import Broken, Weak
+from tokenauth.signing.verification.verdicts import Broken, Doubtful, Weak
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,10 +92,10 @@ def from_xml(uri: str) -> Method:
     """The method of a ``SignatureMethod``.
 
     Raises:
-        Broken: it is not accepted.
+        Doubtful: it is not known.
     """
     if uri not in _XML:
-        raise Broken(f"the signature algorithm {uri!r} is not accepted")
+        raise Doubtful(f"the signature algorithm {uri!r} is not known")
     key, digest = _XML[uri]
     return Method(key, digest, hashlib.new(digest).digest_size if key == "rsa-pss" else 0, True)
 
@@ -122,7 +122,8 @@ def from_asn1(algorithm: Any, digest_algorithm: Any) -> Method:
         digest_algorithm: asn1crypto's ``DigestAlgorithm``.
 
     Raises:
-        Broken: it is not accepted, or the two contradict each other.
+        Broken: the two contradict each other.
+        Doubtful: it is not known.
     """
     name = algorithm["algorithm"].native
     digest = digest_name(digest_algorithm)
@@ -138,14 +139,14 @@ def from_asn1(algorithm: Any, digest_algorithm: Any) -> Method:
             if (own in DIGESTS and own != digest) or (own not in DIGESTS and name not in names):
                 raise Broken(f"the signature algorithm {name} contradicts the digest algorithm {digest}")
             return Method(key, digest)
-    raise Broken(f"the signature algorithm {name} is not accepted")
+    raise Doubtful(f"the signature algorithm {name} is not known")
 
 
 def own_method(algorithm: Any) -> Method:
     """The method of an algorithm that names its digest itself, as in certificates and OCSP responses.
 
     Raises:
-        Broken: it is not accepted.
+        Doubtful: it is not known.
     """
     from asn1crypto import algos
 
@@ -170,11 +171,12 @@ def digest_name(algorithm: Any) -> str:
     """hashlib's name of an asn1crypto ``DigestAlgorithm``.
 
     Raises:
-        Broken: it is unknown or has parameters, which no digest has (RFC 5754 section 2).
+        Broken: it has parameters, which no digest has (RFC 5754 section 2).
+        Doubtful: it is not known.
     """
     name = str(algorithm["algorithm"].native)
     if name not in DIGESTS:
-        raise Broken(f"the digest algorithm {name} is not accepted")
+        raise Doubtful(f"the digest algorithm {name} is not known")
     _no_parameters(algorithm, null=True)
     return name
 

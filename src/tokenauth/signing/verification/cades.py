@@ -13,7 +13,7 @@ from tokenauth.signing.verification import cms, cms_levels
 from tokenauth.signing.verification.algorithms import digester
 from tokenauth.signing.verification.assessment import Signature, failed, signer_name
 from tokenauth.signing.verification.evidence import Evidence
-from tokenauth.signing.verification.verdicts import Broken, Finding
+from tokenauth.signing.verification.verdicts import Broken, Doubtful, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +104,8 @@ def signatures(
         format: what reports call the format.
 
     Raises:
-        Broken: it is no such message, or has no content to check.
+        Broken: it is no such message.
+        Doubtful: it has no content to check.
     """
     signed = cms.read_signed_data(data, "the signature")
     kind, content = _content(signed, content)
@@ -120,7 +121,7 @@ def _content(signed: Any, beside: Content | None) -> tuple[str, Content]:
     value = inside["content"]
     if value is None or value.native is None:
         if beside is None:
-            raise Broken("the signature is detached, and the file that it is for is not beside it")
+            raise Doubtful("the signature is detached, and the file that it is for is not beside it")
         return kind, beside
     octets = getattr(value, "contents", None) if not hasattr(value, "_as_chunk") else bytes(value)
     if not isinstance(octets, bytes):

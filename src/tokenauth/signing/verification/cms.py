@@ -123,7 +123,7 @@ def _check_outside(signed: Any, what: str) -> None:
 
 def _expected_version(signed: Any) -> str:
     """RFC 5652 section 5.1."""
-    if any(choice.name != "certificate_list" for choice in signed["crls"] or ()):
+    if any(choice.name != "crl" for choice in signed["crls"] or ()):
         return "v5"
     if any(choice.name == "v2_attr_cert" for choice in signed["certificates"] or ()):
         return "v4"
@@ -147,7 +147,7 @@ def evidence_of(signed: Any) -> Evidence:
     with reading("the certificates and revocation lists of the signature"):
         crls, ocsps = [], []
         for choice in signed["crls"] or ():
-            if choice.name == "certificate_list":
+            if choice.name == "crl":
                 crls.append(choice.chosen.dump())
                 continue
             other = choice.chosen

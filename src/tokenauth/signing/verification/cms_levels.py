@@ -101,7 +101,9 @@ def _archive_stamp(signed: Any, info: Any, token: bytes, content_digest: Callabl
         inner = cms.read_signed_data(token, "an archive time stamp")["signer_infos"][0]
         values = cms.attributes(inner, "unsigned_attrs").get(_HASH_INDEX_V3, [])
         if len(values) != 1:
-            raise Broken("an archive time stamp has no index of what it covers")
+            raise Doubtful(
+                "an archive time stamp has no index of what it covers, or one of an old kind that is not checked"
+            )
         index = values[0].dump()
         _check_index(index, signed, info)
         fields = ("version", "sid", "digest_algorithm", "signed_attrs", "signature_algorithm", "signature")

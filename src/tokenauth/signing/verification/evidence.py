@@ -111,6 +111,13 @@ def check_undamaged(evidence: Evidence, signer: bytes, trust: Trust) -> None:
     """
     if max(map(len, evidence)) > _MOST:
         raise Damaged(f"the file brings along more than {_MOST} certificates, revocation lists or OCSP responses")
+    try:
+        _check_all(evidence, signer, trust)
+    except Broken as error:  # one that can not be read: the signature may be good without it
+        raise Damaged(error.reason) from None
+
+
+def _check_all(evidence: Evidence, signer: bytes, trust: Trust) -> None:
     pool = [load_certificate(der) for der in dict.fromkeys((signer, *evidence.certificates, *_responders(evidence)))]
     known = list(_readable(_anchors_and_others(trust)))
     for certificate in pool:

@@ -238,7 +238,7 @@ def _xades(request: _Request) -> _Found:
     def resolve(uri: str) -> Iterator[bytes]:
         document = request.neighbour(name_in(uri))
         if document is None:
-            raise DocumentError(f"the signature is for the file {uri!r}, which is not beside it")
+            raise Doubtful(f"the signature is for the file {uri!r}, which is not beside it")
         return _pieces(document.open())
 
     return xades.signatures(request.read(), resolve, request.document.name)
