@@ -44,6 +44,7 @@ def here(tmp_path, monkeypatch):
         "claims.json": b'{"sub": "me"}',
     }.items():
         (tmp_path / name).write_bytes(content)
+    os.mkfifo(tmp_path / "pipe")
     return tmp_path
 
 
@@ -292,7 +293,8 @@ def card(signers, tmp_path_factory):
     ("arguments", "code", "said"),
     [
         (["none.pdf"], 1, "none.pdf: No such file or directory"),
-        (["."], 1, "Is a directory"),
+        (["."], 1, ". is no ordinary file"),
+        (["pipe"], 1, "pipe is no ordinary file"),
         (["contract.pdf", "-o", "none/x.pdf"], 1, "no such directory"),
         (["contract.pdf", "--tsa", "http://127.0.0.1:1/"], 5, "does not answer: Connection refused"),
         (["contract.pdf", "--tsa", "ftp://x/"], 5, "is no URL of a time-stamping authority"),

@@ -115,8 +115,8 @@ def format_for(files: Sequence[Path], format: str | None) -> str:
 
 def _is_pdf(file: Path) -> bool:
     """By its contents or its name: a broken PDF among others is told, and is no reason to put all into a container."""
-    if file.suffix.lower() == ".pdf":
-        return True
+    if file.suffix.lower() == ".pdf" or not file.is_file():
+        return file.suffix.lower() == ".pdf"
     with suppress(OSError), file.open("rb") as stream:
         return b"%PDF-" in stream.read(_HEAD)
     return False
@@ -135,10 +135,10 @@ class _Planner(Record):
     def entry(self, group: tuple[Path, ...]) -> Entry:
         """What is to be done about one signed file."""
         try:
-            for file in group:
-                file.open("rb").close()
             source: Any = group[0] if len(group) == 1 else list(group)
             task = plan(source, format=self.format, output=self.output, overwrite=True, **self.arguments)
+            for document in task.documents:
+                document.open().close()
             if self.to_bytes:
                 return Entry(group, task._replace(output=None))
             return self._unless_there(group, task)

@@ -122,8 +122,6 @@ def command(  # noqa: PLR0917 - click passes each option by itself
     if pin_source == given["password_source"] == "fd:0":
         raise click.UsageError("--pin-source fd:0 and --password-source fd:0 both read stdin")
     entries = _planned(files, target, given, force=force, resume=resume)
-    if len(entries) == 1 and entries[0].error is not None:
-        raise entries[0].error
     results = Results(len(entries), as_json=as_json)
     if not any(entry.task for entry in entries):
         context.exit(_tell_only(entries, results))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenauth._records import Record
 from tokenauth.signing.verification.trust import parsed
-from tokenauth.signing.verification.verdicts import Broken, Damaged, Doubtful, Finding, Weak, reading
+from tokenauth.signing.verification.verdicts import Broken, Damaged, Finding, Weak, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
