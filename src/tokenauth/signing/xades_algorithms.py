@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenauth._records import Record
 from tokenauth.errors import MechanismUnsupported
-from tokenauth.signing.refusals import DocumentError
+from tokenauth.signing.refusals import DocumentError, NotKnown
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives import hashes
@@ -59,10 +59,10 @@ def digest_name(uri: str) -> str:
     """hashlib's name of a digest.
 
     Raises:
-        DocumentError: the digest is unknown, or one that no longer protects anything (SHA-1, MD5).
+        NotKnown: the digest is unknown, or one that no longer protects anything (SHA-1, MD5).
     """
     if uri not in DIGESTS:
-        raise DocumentError(f"the XML signature uses the digest {uri!r}, which is not accepted")
+        raise NotKnown(f"the XML signature uses the digest {uri!r}, which is not accepted")
     return DIGESTS[uri]
 
 

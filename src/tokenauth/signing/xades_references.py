@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tokenauth._records import Record
-from tokenauth.signing.refusals import DocumentError
+from tokenauth.signing.refusals import DocumentError, NotKnown
 from tokenauth.signing.xades_algorithms import digest_name
 from tokenauth.signing.xades_xml import C14N, CANONICALISATIONS, DS, XPATH2, add, canonical, ds, prefixes_of
 
@@ -97,7 +97,8 @@ def octets(reference: Any, resolve: Resolver) -> Iterable[bytes]:
         resolve: gives the files beside the document.
 
     Raises:
-        DocumentError: the reference leads nowhere, or uses what is not understood.
+        DocumentError: the reference leads nowhere.
+        NotKnown: it uses what is not understood.
     """
     state = _dereferenced(reference, resolve)
     steps = reference.findall(f"{ds('Transforms')}/{ds('Transform')}")
@@ -145,9 +146,11 @@ def excludes_all_signatures(reference: Any) -> bool:
 def _dereferenced(reference: Any, resolve: Resolver) -> _Nodes | Iterable[bytes]:
     uri = reference.get("URI")
     if uri is None:
-        raise DocumentError("the XML signature has a reference without a URI")
+        raise NotKnown("the XML signature has a reference without a URI")
     if uri in (WHOLE, WHOLE_WITH_COMMENTS):
         return _Nodes(reference.getroottree(), comments=uri == WHOLE_WITH_COMMENTS)
+    if uri.startswith("#xpointer("):
+        raise NotKnown(f"the XML signature refers to {uri!r}, which is not understood")
     if uri.startswith("#"):
         return _Nodes(by_id(reference.getroottree().getroot(), uri[1:]))
     return resolve(uri)
@@ -166,7 +169,7 @@ def _transformed(state: _Nodes | Iterable[bytes], step: Any) -> _Nodes | Iterabl
             return [decoded("".join(state.node.itertext()))]
     elif algorithm == BASE64:
         return [decoded(b"".join(state).decode("ascii", "replace"))]
-    raise DocumentError(f"the XML signature uses the transform {algorithm!r}, which is not accepted there")
+    raise NotKnown(f"the XML signature uses the transform {algorithm!r}, which is not accepted there")
 
 
 def _leaves_out_signatures(step: Any) -> bool:
@@ -192,9 +195,7 @@ def _canonicalised(state: _Nodes, near: Any, algorithm: str) -> bytes:
     if state.without:
         is_element = hasattr(node, "iterancestors")
         if is_element and node.getparent() is not None:
-            raise DocumentError(
-                "the XML signature leaves signatures out of a part of the document, which is not accepted"
-            )
+            raise NotKnown("the XML signature leaves signatures out of a part of the document, which is not accepted")
         own = next(near.iterancestors(ds("Signature"))) if state.without == "self" else None
         rest = without_signatures(near.getroottree(), own)
         node = rest.getroot() if is_element else rest

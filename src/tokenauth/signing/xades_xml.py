@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from tokenauth._records import Record
-from tokenauth.signing.refusals import DocumentError
+from tokenauth.signing.refusals import DocumentError, NotKnown
 
 __all__ = [
     "ASIC",
@@ -182,13 +182,14 @@ def canonical(node: Any, algorithm: str, prefixes: str = "") -> bytes:
         prefixes: ``PrefixList`` of exclusive canonicalisation.
 
     Raises:
-        DocumentError: the algorithm is unknown, or the document can not be canonicalised (relative namespaces).
+        DocumentError: the document can not be canonicalised (relative namespaces).
+        NotKnown: the algorithm is unknown.
     """
     from lxml import etree
 
     method = CANONICALISATIONS.get(algorithm)
     if method is None:
-        raise DocumentError(f"the XML is canonicalised with {algorithm!r}, which is not known")
+        raise NotKnown(f"the XML is canonicalised with {algorithm!r}, which is not known")
     try:
         form: bytes = etree.tostring(
             _alone(node, method) if hasattr(node, "iterancestors") else node,

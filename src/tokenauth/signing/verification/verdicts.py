@@ -10,7 +10,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from tokenauth.signing.model import INDETERMINATE, INVALID, VALID
-from tokenauth.signing.refusals import DocumentError
+from tokenauth.signing.refusals import DocumentError, NotKnown
 
 if TYPE_CHECKING:
     import datetime
@@ -90,11 +90,14 @@ def reading(what: str) -> Iterator[None]:
 
     Raises:
         Broken: it can not be read. Findings pass.
+        Doubtful: it is of a kind that is not known.
     """
     try:
         yield
     except (Finding, OSError, MemoryError, KeyboardInterrupt):
         raise
+    except NotKnown as error:
+        raise Doubtful(error.message) from error
     except DocumentError as error:
         raise Broken(error.message) from error
     except Exception as error:  # asn1crypto and pyhanko raise nearly every type that there is

@@ -63,13 +63,21 @@ def stamps_of(signature: Any, resolve: Resolver) -> tuple[tuple[Stamp, ...], tup
     identifiers = {one.get("Id") for one in unsigned_properties(signature)}
     for one in unsigned_properties(signature):
         kind = local_name(one)
-        if kind == "TimeStampValidationData" and one.get("URI", "")[1:] not in identifiers:
+        if kind == "TimeStampValidationData" and not _has_its_stamp(one, identifiers):
             raise Doubtful("there are validation data for a time stamp that is not there")
         if kind == "SignatureTimeStamp":
             stamps.append(Stamp(_token(one), _over_value(signature, one)))
         elif kind == "ArchiveTimeStamp":
             archive.append(Stamp(_token(one), _over_all(signature, one, resolve)))
     return tuple(stamps), tuple(archive)
+
+
+def _has_its_stamp(data: Any, identifiers: set[str | None]) -> bool:
+    """The time stamp that validation data name, or without a name one in front of them (EN 319 132-1, 5.5.1)."""
+    uri = data.get("URI")
+    if uri is None:
+        return any(local_name(one).endswith("TimeStamp") for one in data.itersiblings(preceding=True))
+    return uri[1:] in identifiers
 
 
 def _token(stamp: Any) -> bytes:
