@@ -337,6 +337,19 @@ def results_of(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
 
 
+def test_waiting_for_the_card(card, token, tmp_path):
+    [file] = pdfs(tmp_path / "in", 1)
+    card.remove()
+    error_of(sign(card, file), 3)
+    with started(card, file, "--wait") as running:
+        assert running.stderr is not None
+        assert "waiting for a token" in running.stderr.readline()
+        card.insert()
+        assert running.communicate(timeout=TIMEOUT)[0] == f"{signed(file)}\n"
+    assert running.returncode == 0
+    assert_signed_once(file, token)
+
+
 def test_results_as_json(card, tmp_path):
     first, second, third = files = pdfs(tmp_path / "in", 3)
     output_of(sign(card, first))

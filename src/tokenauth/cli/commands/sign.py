@@ -84,6 +84,7 @@ _CONCERNS = {
 @click.option("--resume", is_flag=True, help="Leave what was signed before, and sign the rest.")
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @click.option("--allow-final-try", is_flag=True, help="Spend the token's last PIN try, if it comes to that.")
+@click.option("--wait", is_flag=True, help="Wait until the token is inserted.")
 @json_option
 @pin_source_option
 @forget_after_option
@@ -101,6 +102,7 @@ def command(  # noqa: PLR0917 - click passes each option by itself
     force: bool,
     as_json: bool,
     pss: bool,
+    wait: bool,
     pin_source: str | None,
     module: str | None,
     allow_final_try: bool,
@@ -125,9 +127,11 @@ def command(  # noqa: PLR0917 - click passes each option by itself
     results = Results(len(entries), as_json=as_json)
     if not any(entry.task for entry in entries):
         context.exit(_tell_only(entries, results))
+    from tokenauth.inventory.waiting import await_token
     from tokenauth.signing.choice import find_signer
 
     pin = pin_for(pin_source, uri)
+    await_token(uri, wait=wait, module=module)
     signer = find_signer(uri, pin=pin, module=module, allow_final_try=allow_final_try, forget_after=forget_after)
     context.exit(_sign(entries, signer, results, jobs=jobs, pss=pss or None))
 

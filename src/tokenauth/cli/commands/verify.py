@@ -128,7 +128,7 @@ def _rows(signature: SignatureReport) -> list[tuple[str, str]]:
         ("time", _utc(signature.time)),
         ("level", kind),
         ("covers", "; ".join(signature.covers)),
-        ("reason", signature.reason),
+        ("note" if signature.status == "valid" else "reason", signature.reason),
     ]
 
 
