@@ -7,6 +7,7 @@ of it, as far as it can be foreseen; else, and where a level is raised later, it
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -241,7 +242,9 @@ def telling(name: str) -> Iterator[None]:
     except (PdfError, SigningError) as error:
         said = getattr(error, "msg", None) or str(error)
         raise TokenAuthError(f"{name} can not be signed: {said.rstrip('.')}") from error
-    except _DAMAGE as error:
+    except (*_DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is of seeking to where nothing can be
+            raise
         raise TokenAuthError(
             f"{name} can not be signed: it is a damaged PDF ({error or type(error).__name__})",
             hint="open it in another program and save it as a new PDF",

@@ -113,7 +113,7 @@ def check_undamaged(evidence: Evidence, signer: bytes, trust: Trust) -> None:
         raise Damaged(f"the file brings along more than {_MOST} certificates, revocation lists or OCSP responses")
     try:
         _check_all(evidence, signer, trust)
-    except Broken as error:  # one that can not be read: the signature may be good without it
+    except Broken as error:  # one can not be read, and the signature may be good without it
         raise Damaged(error.reason) from None
 
 

@@ -12,6 +12,7 @@ from tokenauth.signing.verification import cms, cms_levels
 from tokenauth.signing.verification.assessment import Signature, failed, signer_name
 from tokenauth.signing.verification.chains import hush
 from tokenauth.signing.verification.evidence import Evidence
+from tokenauth.signing.verification.pdf_changes import coverage, hidden_signature
 from tokenauth.signing.verification.stamps import Stamp
 from tokenauth.signing.verification.verdicts import Broken, Doubtful, Finding, reading
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["is_pdf", "signatures"]
 
 _SUBFILTERS = {"/ETSI.CAdES.detached", "/adbe.pkcs7.detached", "/PBAD.PAdES"}
-_CHANGES = {"LTA_UPDATES": "validation data were added", "FORM_FILLING": "form fields were filled in"}
 _MOST = 200  # signatures in one file
 
 
@@ -82,15 +82,16 @@ def signatures(stream: BinaryIO, password: str | None = None) -> list[Signature 
     """
     hush()
     reader = _reader(stream, password)
-    fields = _fields(reader, stream)
+    fields, unreadable = _fields(reader, stream)
     evidence, problem = _security_store(reader)
     stamps = [field for field in fields if field.is_stamp]
     if problem is None:
-        problem = _hidden_signature(fields, stream)
+        ranges = [[int(number) for number in one.embedded.byte_range] for one in fields if one.problem is None]
+        problem = hidden_signature([sum(numbers[2:]) for numbers in ranges], len(fields), stream)
     found = [_signature(field, stamps, evidence, problem, reader) for field in fields if not field.is_stamp]
-    if not found and stamps:
+    if not found and stamps and not unreadable:
         raise Doubtful("the PDF has time stamps, but no signature")
-    return found
+    return [*found, *unreadable]
 
 
 def _reader(stream: BinaryIO, password: str | None) -> Any:
@@ -106,7 +107,8 @@ def _reader(stream: BinaryIO, password: str | None) -> Any:
         return reader
 
 
-def _fields(reader: Any, stream: BinaryIO) -> list[_Field]:
+def _fields(reader: Any, stream: BinaryIO) -> tuple[list[_Field], list[SignatureReport]]:
+    """The filled fields, oldest first; and reports on those that can not even be read."""
     from pyhanko.sign.fields import enumerate_sig_fields
     from pyhanko.sign.validation import EmbeddedPdfSignature
 
@@ -114,8 +116,17 @@ def _fields(reader: Any, stream: BinaryIO) -> list[_Field]:
         filled = [(name, field) for name, _, field in enumerate_sig_fields(reader, filled_status=True)]
         if len(filled) > _MOST:
             raise Broken(f"the PDF has more than {_MOST} signatures")
-        embedded = [EmbeddedPdfSignature(reader, field, name) for name, field in filled]
-        return [_field(one, reader, stream) for one in sorted(embedded, key=lambda one: one.signed_revision)]
+    embedded, unreadable = [], []
+    for name, field in filled:
+        try:
+            with reading(f"the PDF signature {name!r}"):
+                embedded.append(EmbeddedPdfSignature(reader, field, name))
+                int(embedded[-1].signed_revision)
+        except Finding as problem:
+            embedded = [one for one in embedded if one.field_name != name]
+            unreadable.append(failed("pades", problem))
+    ordered = sorted(embedded, key=lambda one: one.signed_revision)
+    return [_field(one, reader, stream) for one in ordered], unreadable
 
 
 def _field(embedded: Any, reader: Any, stream: BinaryIO) -> _Field:
@@ -125,7 +136,7 @@ def _field(embedded: Any, reader: Any, stream: BinaryIO) -> _Field:
     try:
         with reading("a PDF signature"):
             token = _token(embedded, stream)
-            covers = _coverage(embedded, reader, stream)
+            covers = coverage(embedded, reader, stream)
     except Finding as error:
         problem = error
     return _Field(embedded, token, covers, problem)
@@ -136,7 +147,7 @@ def _token(embedded: Any, stream: BinaryIO) -> bytes:
     from asn1crypto import parser
 
     numbers = [int(number) for number in embedded.byte_range]
-    size = _size(stream)
+    size = stream.seek(0, 2)
     if len(numbers) != 4 or numbers[0] != 0 or min(numbers) < 0 or sum(numbers[2:]) > size:
         raise Broken("a PDF signature covers an impossible range of the file")
     contents = bytes(embedded.pkcs7_content)
@@ -149,61 +160,6 @@ def _token(embedded: Any, stream: BinaryIO) -> bytes:
     if any(contents[length:]):
         raise Broken("a PDF signature is followed by something that is not padding")
     return contents[:length]
-
-
-def _size(stream: BinaryIO) -> int:
-    return stream.seek(0, 2)
-
-
-def _coverage(embedded: Any, reader: Any, stream: BinaryIO) -> tuple[str, ...]:
-    """What the signature covers, and that what came later is permitted."""
-    from pyhanko.sign.diff_analysis import SuspiciousModification
-    from pyhanko.sign.validation.status import SignatureCoverageLevel
-
-    embedded.compute_integrity_info()
-    if embedded.coverage == SignatureCoverageLevel.ENTIRE_FILE:
-        return ("the whole file",)
-    if embedded.coverage != SignatureCoverageLevel.ENTIRE_REVISION:
-        raise Broken("the PDF signature covers only a part of the revision that it was made for")
-    changes = embedded.diff_result
-    if isinstance(changes, SuspiciousModification):
-        raise Broken(f"the PDF was changed after it was signed, in a way that is not permitted: {_plain(changes)}")
-    if not embedded.summarise_integrity_info()["docmdp_ok"]:
-        raise Broken("the PDF was changed after it was signed, in a way that the signature does not permit")
-    total = int(reader.xrefs.total_revisions)
-    covered = sum([int(number) for number in embedded.byte_range][2:])
-    if embedded.signed_revision + 1 == total:
-        return (_last_revision(stream, covered),)
-    kind = _CHANGES.get(changes.modification_level.name, "annotations were added")
-    if changes.modification_level.name == "NONE":
-        kind = "nothing that shows was changed"
-    return (
-        f"revision {embedded.signed_revision + 1} of {total}: the first {covered} of {_size(stream)} bytes",
-        f"not the later revisions, in which {kind}, as is permitted",
-    )
-
-
-def _last_revision(stream: BinaryIO, covered: int) -> str:
-    """Behind the last revision there may be white space (ISO 32000-2 section 7.2.3), but no more."""
-    stream.seek(covered)
-    while piece := stream.read(1 << 20):
-        if piece.strip(b"\0\t\n\f\r "):
-            raise Doubtful("there is something behind the end of the PDF that the signature does not cover")
-    return f"the whole file but the white space behind its end: the first {covered} of {_size(stream)} bytes"
-
-
-def _hidden_signature(fields: list[_Field], stream: BinaryIO) -> Finding | None:
-    """A later signature or time stamp that the PDF's damaged tables do not lead to any more."""
-    ends = [sum([int(number) for number in one.embedded.byte_range][2:]) for one in fields if one.problem is None]
-    if not ends:
-        return None
-    stream.seek(min(ends))
-    there, known = stream.read().count(b"/ByteRange"), sum(end > min(ends) for end in ends)
-    return Doubtful("the PDF holds a later signature or time stamp that can not be read") if there > known else None
-
-
-def _plain(changes: Any) -> str:
-    return (str(changes).splitlines() or ["unknown"])[0].rstrip(".")[:300]
 
 
 def _security_store(reader: Any) -> tuple[Evidence, Finding | None]:

@@ -7,6 +7,7 @@ The three results and their meaning are those of ETSI EN 319 102-1 section 5.1.3
 from __future__ import annotations
 
 import contextlib
+import errno
 from typing import TYPE_CHECKING
 
 from tokenauth.signing.model import INDETERMINATE, INVALID, VALID
@@ -94,8 +95,12 @@ def reading(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (Finding, OSError, MemoryError, KeyboardInterrupt):
+    except (Finding, MemoryError, KeyboardInterrupt):
         raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise Broken(f"{what} can not be read: it points to a place that is not there") from error
     except NotKnown as error:
         raise Doubtful(error.message) from error
     except DocumentError as error:
