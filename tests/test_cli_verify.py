@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from tests.support.documents import xmlsec1
 from tests.support.pdfs import one_page, pdfsig, trusting
 from tests.support.programs import openssl
 from tests.support.signed_files import FORMATS, certified, made, pki
+from tests.test_verification_chains import signed_list, trusted_list
 from tokenauth import signing
 from tokenauth.cli.documents import VISIBLE
 from tokenauth.signing.model import Means
@@ -122,6 +124,19 @@ def test_whom_to_trust(here):
     assert verify("order.jws", "--trust", "stranger.pem", **both).returncode == 11
     assert verify("order.jws", "--trust", "stranger.pem", "--system-trust", **both).returncode == 0
     assert "none.pem can not be read" in error_of(verify("order.jws", "--trust", "none.pem"), 1)
+
+
+def test_an_eu_trusted_list(here):
+    operator = certified(Authority("operator"))
+    Path("list.xml").write_bytes(signed_list(operator, trusted_list()))
+    Path("operator.pem").write_bytes(operator.certificate.public_bytes(Encoding.PEM))
+    done = verify("order.jws", "--trust", "list.xml")
+    assert "the trusted list list.xml was not itself checked" in output_of(done)
+    done = verify("order.jws", "--trust", "list.xml", "--list-signer", "operator.pem")
+    assert "list.xml" not in output_of(done)
+    assert "signed by somebody else" in error_of(
+        verify("order.jws", "--trust", "list.xml", "--list-signer", "root.pem"), 1
+    )
 
 
 def test_what_a_detached_signature_is_of(here):
