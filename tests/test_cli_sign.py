@@ -334,6 +334,7 @@ def test_checked_before_the_pin(signers, here, card, arguments, code, said):
         ["contract.pdf", "--visible", "1,nan,1,9,9"],
         ["contract.pdf", "--jobs", "0"],
         ["contract.pdf", "-o", "none/"],
+        ["contract.pdf", "-o", "-", "--json"],
         ["contract.pdf", "--certify", "all"],
         ["contract.pdf", "--password-source", "geheim"],
         ["contract.pdf", "--pin-source", "fd:0", "--password-source", "fd:0"],

@@ -242,6 +242,48 @@ def test_a_card_that_leaves_in_the_middle(card, token, tmp_path, jobs):
 
 
 @pytest.mark.parametrize("jobs", ["1", "4"])
+def test_a_card_that_is_back_at_once(card, token, tmp_path, jobs):
+    """It is logged in to once more, and nothing is lost."""
+    card.set(delay__C_Sign=50)
+    files = pdfs(tmp_path / "in", 30)
+    with started(card, *files, "--jobs", jobs) as running:
+        wait_until(lambda: len(done_in(tmp_path / "in")) >= 3)
+        card.remove()
+        card.insert()
+        _, errors = running.communicate(timeout=TIMEOUT)
+    assert (running.returncode, errors) == (0, "tokenauth: signed 30 of 30 as CN=signer\n")
+    assert card.calls("C_Login") == 2
+    for file in files:
+        assert_signed_once(file, token)
+
+
+def test_a_pad_that_asks_each_time(card, token, tmp_path):
+    card.set(always_auth=True, pin_pad=True, pad_pin=PIN)
+    files = pdfs(tmp_path / "in", 2)
+    done = sign(card, *files, "--pin-source", "pad")
+    assert output_of(done).splitlines() == [str(signed(file)) for file in files]
+    assert card.calls("C_Login") == 3  # the login, and one entry for each signature
+    card.set(pin_tries=3, pad_pin="999999")
+    done = sign(card, *files, "--force", "--pin-source", "pad")
+    assert done.returncode == 4
+    assert card.pin_left == 2
+
+
+@pytest.mark.parametrize("format", ["cades", "xades", "asics", "jws"])
+def test_other_formats_are_resumed_too(card, tmp_path, format):
+    (tmp_path / "in").mkdir()
+    files = [tmp_path / "in" / f"{number}.xml" for number in range(3)]
+    for file in files:
+        file.write_text("<order/>")
+    made = output_of(sign(card, files[0], "--format", format)).splitlines()
+    before = Path(made[0]).stat().st_mtime_ns
+    done = sign(card, *files, "--format", format, "--resume")
+    assert len(output_of(done).splitlines()) == 2
+    assert done.stderr.endswith("signed 2 of 3 as CN=signer; 1 signed before\n")
+    assert Path(made[0]).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("jobs", ["1", "4"])
 def test_interrupted_on_a_terminal(card, token, tmp_path, jobs):
     card.set(delay__C_Sign=60)
     files = pdfs(tmp_path / "in", 40)

@@ -123,6 +123,8 @@ def command(  # noqa: PLR0917 - click passes each option by itself
     """
     if pin_source == given["password_source"] == "fd:0":
         raise click.UsageError("--pin-source fd:0 and --password-source fd:0 both read stdin")
+    if as_json and str(target) == "-":
+        raise click.UsageError("--json and -o - both write to stdout")
     entries = _planned(files, target, given, force=force, resume=resume)
     results = Results(len(entries), as_json=as_json)
     if not any(entry.task for entry in entries):
