@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -248,8 +249,7 @@ def test_a_card_that_is_back_at_once(card, token, tmp_path, jobs):
     files = pdfs(tmp_path / "in", 30)
     with started(card, *files, "--jobs", jobs) as running:
         wait_until(lambda: len(done_in(tmp_path / "in")) >= 3)
-        card.remove()
-        card.insert()
+        card.exchange(token)  # out and in, with no moment in between at which it could be looked for
         _, errors = running.communicate(timeout=TIMEOUT)
     assert (running.returncode, errors) == (0, "tokenauth: signed 30 of 30 as CN=signer\n")
     assert card.calls("C_Login") == 2
@@ -303,6 +303,33 @@ def test_interrupted_on_a_terminal(card, token, tmp_path, jobs):
     output_of(sign(card, *files, "--resume", "--jobs", jobs))
     for file in files:
         assert_signed_once(file, token)
+
+
+@pytest.mark.parametrize("jobs", ["1", "4"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_ended_by_a_signal(card, tmp_path, jobs, number):
+    card.set(delay__C_Sign=30)
+    files = pdfs(tmp_path / "in", 40)
+    with started(card, *files, "--jobs", jobs) as running:
+        wait_until(lambda: len(done_in(tmp_path / "in")) >= 3)
+        running.send_signal(number)
+        _, errors = running.communicate(timeout=TIMEOUT)
+    assert running.returncode == 130
+    assert "interrupted: signed " in errors
+    assert unfinished(tmp_path / "in") == []
+    assert 3 <= len(done_in(tmp_path / "in")) < 40
+
+
+def test_nobody_reads_the_results(card, tmp_path):
+    card.set(delay__C_Sign=30)
+    files = pdfs(tmp_path / "in", 40)
+    with started(card, *files, "--jobs", "4") as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        running.stdout.close()
+        assert running.wait(TIMEOUT) == 1
+    assert unfinished(tmp_path / "in") == []
+    assert 1 <= len(done_in(tmp_path / "in")) < 40
 
 
 def test_a_bar_on_a_terminal(card, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -30,6 +32,7 @@ from tokenauth.cli.options import (
 from tokenauth.cli.signed import Results
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tokenauth.inventory.identity import Identity
@@ -215,7 +218,26 @@ def _sign(entries: list[Entry], signer: Identity, results: Results, *, jobs: int
     )
     who = f"as {signer.certificate.subject.rfc4514_string()}"
     try:
-        outcomes = batch.run()
+        with _ended_as_by_ctrl_c():
+            outcomes = batch.run()
     except KeyboardInterrupt:
         return results.finish(batch.outcomes, who, interrupted=True)
     return results.finish(outcomes, who)
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, and a terminal that is closed, leave nothing half-written either."""
+
+    def end(_number: int, _frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    caught = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in caught:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
