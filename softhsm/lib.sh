@@ -58,7 +58,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 package_managers='apt-get brew dnf pacman apk zypper'
 # A line per need: the commands, the header or the library, of which any one shows that it is met, then its packages for
-# each manager above. The virtual card and TPM need Linux, so nothing is installed for them on macOS.
+# each manager above. The virtual card, the TPM and openCryptoki need Linux, so nothing is installed for them on macOS.
 package_table='
 softhsm|softhsm2-util|softhsm2     |softhsm  |softhsm        |softhsm|softhsm     |softhsm
 nginx  |nginx        |nginx        |nginx    |nginx          |nginx  |nginx       |nginx
@@ -83,6 +83,7 @@ tpm2-pkcs11|pkcs11/libtpm2_pkcs11.so|libtpm2-pkcs11-1||tpm2-pkcs11|tpm2-pkcs11|t
 tpm2_ptool|tpm2_ptool|libtpm2-pkcs11-tools|  |tpm2-pkcs11-tools|tpm2-pkcs11|tpm2-pkcs11|tpm2-pkcs11
 dbus-daemon|dbus-daemon|dbus-daemon|         |dbus-daemon    |dbus   |dbus        |dbus-1-daemon
 nss    |certutil     |libnss3-tools|nss      |nss-tools      |nss    |nss-tools   |mozilla-nss-tools
+opencryptoki|pkcsslotd|opencryptoki|         |opencryptoki   |opencryptoki|opencryptoki|openCryptoki
 xmlsec1|xmlsec1      |xmlsec1      |libxmlsec1|xmlsec1      |xmlsec |xmlsec      |xmlsec1
 pdfsig |pdfsig       |poppler-utils|poppler  |poppler-utils  |poppler|poppler-utils|poppler-tools
 mutool |mutool       |mupdf-tools  |mupdf-tools|mupdf        |mupdf-tools|mupdf-tools|mupdf'
@@ -188,7 +189,7 @@ apt_install() {
     have sudo || die "missing packages: $*" 'This is neither root nor a machine with sudo.' "$by_hand"
     sudo true || die "missing packages: $*" 'sudo refused.' "$by_hand" # a password is asked for here, not inside a step
   fi
-  for unit in nginx.service pcscd.socket tpm2-abrmd.service; do
+  for unit in nginx.service pcscd.socket tpm2-abrmd.service pkcsslotd.service; do
     if ! have "${unit%.*}"; then newly="$newly $unit"; fi
   done
   add_start_policy

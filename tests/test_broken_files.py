@@ -69,7 +69,10 @@ PIN_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
     "blank line": (lambda path: path.write_bytes(b"\n1234\n"), "is empty"),
     "binary": (lambda path: path.write_bytes(bytes(range(128, 256)) * 4), "is not UTF-8"),
+    "UTF-16": (lambda path: path.write_text("1234\n", "utf-16"), "is not UTF-8"),
     "NULs": (lambda path: path.write_bytes(bytes(100)), "NUL"),
+    "NUL inside": (lambda path: path.write_bytes(b"12\x0034\n"), "NUL"),
+    "carriage return": (lambda path: path.write_bytes(b"\r\n"), "is empty"),
     "huge": (lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 1 << 40), "larger than 4096"),
     "endless": (lambda path: path.symlink_to("/dev/zero"), "larger than 4096"),
     "nothing": (lambda path: path.symlink_to(os.devnull), "is empty"),
@@ -186,6 +189,37 @@ def test_a_library_that_is_no_module(command, token, library, monkeypatch):
     assert command("show", f"{token.uri};object=client")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (Path.mkdir, "which is a directory"),
+        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+        (lambda _path: None, "No such file"),
+    ],
+    ids=["directory", "loop", "absent"],
+)
+def test_a_path_without_a_library(command, tmp_path, make, fault, monkeypatch):
+    path = tmp_path / "library.so"
+    make(path)
+    for arguments, code in ((("list", "--module", str(path)), 3), (("doctor", "--module", str(path)), 1)):
+        assert command(*arguments)[0] == code
+    monkeypatch.setenv("TOKENAUTH_MODULE", str(path))
+    code, output, errors = command("list")
+    assert (code, output) == (3, "")
+    assert f"{str(path)!r}" in errors
+    assert fault in errors
+
+
+def test_a_library_that_would_end_the_program(token, tmp_path):
+    """One that is cut short is SIGBUS to whoever loads it; in a process of its own it is an error."""
+    path = tmp_path / "library.so"
+    path.write_bytes(Path(token.module).read_bytes()[:700])
+    done = command_line.run("list", TOKENAUTH_MODULE=str(path), TOKENAUTH_ISOLATE="1")
+    assert done.returncode == 3, done.stderr
+    assert str(path) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def large(path: Path) -> None:
     path.write_bytes(b"#" * (2 << 20))
 
@@ -200,6 +234,8 @@ MODULE_FILES: dict[str, Callable[[Path], object]] = {
     "socket": open_socket,
     "device": lambda path: path.symlink_to("/dev/zero"),
     "rubbish": lambda path: path.write_text("module: /x.so\nrubbish\n"),
+    "no value": lambda path: path.write_text("module\n"),
+    "names a URL": lambda path: path.write_text("module: https://localhost/x.so\npriority: high\n"),
     "absent": lambda path: path.write_text("module: /nonexistent/x.so\n"),
     "names a directory": lambda path: path.write_text("module: /\n"),
     "names itself": lambda path: path.write_text(f"module: {path}\n"),
@@ -261,9 +297,12 @@ def test_the_proxy_of_p11_kit(token):
     json.loads(done.stdout)
 
 
-@settings(deadline=None, max_examples=60)
+ANY_TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
+
+
+@settings(deadline=None, max_examples=100)
 @given(
-    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30),
+    ANY_TEXT | st.text("pkcs11:;?&=%token-object id0123456789abcdef", max_size=60),
     st.sampled_from(["list", "show", "doctor --module", "get https://localhost:1/ -i"]),
 )
 def test_any_text_on_the_command_line(token, text, words):

@@ -198,6 +198,8 @@ def test_modules_for_a_card_are_those_with_a_path_on_the_system():
     assert [row.id for row in modules_for(lithuanian, "darwin", OUR_MODULES)] == ["pwpw-card", "cryptocard-suite"]
     assert [row.id for row in modules_for(latvian, "linux", OUR_MODULES)] == ["opensc", "latvia-eid"]
     assert [row.id for row in modules_for(latvian, "win32", OUR_MODULES)] == ["opensc"]
+    peruvian = next(card for card in OUR_CARDS if card.kind == "peru-dnie")  # its module has a path nowhere
+    assert [row.id for row in modules_for(peruvian, "linux", OUR_MODULES)] == ["peru-dnie-pkcs11"]
     assert modules_for(latvian._replace(modules=("nothing",)), "linux", OUR_MODULES) == []
 
 

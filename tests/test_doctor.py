@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.command_line import no_tokens, run
+from tests.support.programs import find_module
 from tests.test_cli_list import store_garbage
 from tokenauth.doctor.environment import check_environment
 from tokenauth.testing import MTLSServer, SoftToken
@@ -59,6 +63,43 @@ def test_what_works_is_ok(findings, token):
     assert of(findings, "openssl")["what"].endswith("takes keys that live in tokens")
     assert of(findings, "module", token.module)["status"] == "ok"
     assert of(findings, "token", "'doctor'")["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("ssl.OPENSSL_VERSION_INFO, ssl.OPENSSL_VERSION = (1, 1, 1, 23, 15), 'OpenSSL 1.1.1w'", "uses OpenSSL 1.1.1w"),
+        ("ssl.OPENSSL_VERSION = 'LibreSSL 4.0.0'", "uses LibreSSL 4.0.0"),
+        ("ssl.OPENSSL_VERSION_NUMBER += 0x100000", "is not the one that the ssl module uses"),
+        ("import _ssl, _csv; _ssl.__file__ = _csv.__file__", "this Python hides its OpenSSL"),
+    ],
+)
+def test_an_openssl_that_does_not_do(change, why):
+    script = f"import ssl, sys; {change}; from tokenauth.cli import main; sys.argv[1:] = ['doctor', '--json']; main()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    found = of(json.loads(done.stdout), "openssl")
+    assert (done.returncode, found["status"]) == (1, "error")
+    assert why in found["why"]
+    assert found["next"].startswith("use a Python whose ssl module is linked with a shared OpenSSL 3")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="these modules need Linux")
+@pytest.mark.parametrize(
+    ("name", "action"),
+    [("libopencryptoki.so", "start its slot daemon: "), ("libtpm2_pkcs11.so*", "see that there is a TPM")],
+)
+def test_a_module_whose_service_is_missing(name, action, tmp_path):
+    """In a namespace where nothing of this machine's runs."""
+    as_root = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    alone = ("unshare", "--mount", *as_root, "--", "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh")
+    command = (*alone, sys.executable, "-m", "tokenauth", "doctor", "--json", "--module", str(find_module(name)))
+    tpm = {"TPM2_PKCS11_TCTI": "device:/nonexistent", "TPM2_PKCS11_STORE": str(tmp_path)}
+    done = subprocess.run(
+        command, env={**os.environ, **tpm}, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+    found = of(json.loads(done.stdout), "module")
+    assert found["status"] == "error"
+    assert found["next"].startswith(action)
 
 
 @pytest.mark.parametrize(

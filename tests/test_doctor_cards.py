@@ -20,7 +20,8 @@ from tests.support.piv.handle import STANDARD, Holder
 from tests.support.piv.profile import NIST_ATR, Profile
 from tests.support.piv.profile import yubikey as yubikey_profile
 from tests.support.piv.stack import READER, YUBIKEY_READER, CardStack, opensc_module, ykcs11_module
-from tests.test_readers import UNKNOWN_ATR, holder, left_alone, spawned
+from tests.test_doctor import of
+from tests.test_readers import UNKNOWN_ATR, holder, left_alone, refusing, spawned
 from tokenauth.doctor import clock
 from tokenauth.doctor.libraries import architectures, mismatch
 from tokenauth.doctor.modules import check_table
@@ -41,11 +42,6 @@ def examined(
     command = (sys.executable, "-m", "tokenauth", "doctor", "--json", *arguments)
     done = stack.run(*command, TOKENAUTH_MODULE=str(module), **variables)
     return done.returncode, json.loads(done.stdout)
-
-
-def of(findings: list[dict[str, Any]], check: str, part: str = "") -> dict[str, Any]:
-    [found] = [finding for finding in findings if finding["check"] == check and part in finding["what"]]
-    return found
 
 
 def test_a_card_that_works(lone_piv):
@@ -69,6 +65,20 @@ def test_a_card_that_works(lone_piv):
 def without_pcscd(fresh_piv):
     fresh_piv.stop_pcscd()
     return fresh_piv
+
+
+def test_a_module_that_needs_readers_is_not_to_be_installed_again(without_pcscd):
+    found = of(examined(without_pcscd, ykcs11_module())[1], "module", "does not list its slots")
+    assert (found["status"], found["next"]) == ("warning", "set right what is said of the readers")
+
+
+def test_pcscd_refuses(tmp_path):
+    with refusing(tmp_path) as path:
+        done = run("doctor", "--json", "--module", str(opensc_module()), PCSCLITE_CSOCK_NAME=path)
+    found = of(json.loads(done.stdout), "reader")
+    assert (done.returncode, found["status"]) == (1, "error")
+    assert found["what"] == "the PC/SC service pcscd does not let this user at the readers"
+    assert "polkit" in found["next"]
 
 
 @pytest.mark.parametrize(("module", "status", "code"), [("cards", "error", 1), ("softhsm", "ok", 0)])
@@ -216,6 +226,15 @@ def test_a_card_that_another_program_keeps_for_itself(yubikey, tmp_path):
         assert other.poll() is None, "nothing is ended"
 
 
+def test_a_program_that_uses_another_pcscd_is_not_meant(yubikey, lone_piv, tmp_path):
+    program = tmp_path / "scdaemon"
+    program.symlink_to(Path(sys.executable).resolve())
+    with holder(lone_piv, "SHARED", program=program) as other, holder(yubikey, "EXCLUSIVE"):
+        found = of(examined(yubikey, ykcs11_module())[1], "card")
+    assert f"(process {other.pid})" not in found["why"]
+    assert found["next"] == "close the program that uses the card"
+
+
 def test_scdaemon_is_named(yubikey, tmp_path):
     program = tmp_path / "scdaemon"  # Linux takes a program's name from its file
     program.symlink_to(Path(sys.executable).resolve())
@@ -226,14 +245,21 @@ def test_scdaemon_is_named(yubikey, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "status", "what"),
-    [(1, "warning", "has 2 tries left"), (2, "error", "has one try left"), (3, "error", "is locked")],
+    ("wrong", "status", "of_the_card", "check", "what"),
+    [
+        (1, "warning", "has 2 tries left", "card", "has 2 tries left"),
+        (2, "error", "has one try left", "token", "one PIN try is left"),
+        (3, "error", "is locked", "token", "its PIN is locked"),
+    ],
 )
-def test_tries_of_the_pin(lone_piv, wrong, status, what):
+def test_tries_of_the_pin(lone_piv, wrong, status, of_the_card, check, what):
+    """Told once: of the token, if a module shows it and says so, else of the card."""
     for _ in range(wrong):
         lone_piv.run("opensc-tool", "-s", "00A404000BA000000308000010000100", "-s", "002000800830303030303030FF")
-    found = of(examined(left_alone(lone_piv), opensc_module())[1], "card", what)
-    assert (found["status"], bool(found["next"])) == (status, True)
+    for module, where, told in ((opensc_module(), check, what), (softhsm_module(), "card", of_the_card)):
+        findings = examined(left_alone(lone_piv), module)[1]
+        [found] = [finding for finding in findings if finding["status"] == status and "PIN" in finding["what"]]
+        assert (found["check"], told in found["what"], bool(found["next"])) == (where, True, True)
     assert lone_piv.card.pin_tries == 3 - wrong
 
 

@@ -308,7 +308,9 @@ def test_threads_in_a_module_that_crashes_all_get_an_error_and_all_recover(card,
     for thread in threads:
         thread.join(30)
     assert len(outcomes) == 120
-    assert {type(outcome) for outcome in outcomes} <= {type(None), tokenauth.ModuleError, tokenauth.PinRefused}
+    for outcome in filter(None, outcomes):
+        # A PIN error if it was killed during a login, which is not repeated.
+        assert isinstance(outcome, tokenauth.ModuleError) or "may have counted as a PIN try" in str(outcome), outcome
     sign(ec_key)
 
 

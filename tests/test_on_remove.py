@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -16,6 +17,7 @@ import pytest
 import tokenauth
 from tests.support.connect import fetch
 from tests.support.piv.stack import opensc_module, ykcs11_module
+from tokenauth.cards import events, readers
 from tokenauth.pkcs11.modules import load_module
 from tokenauth.testing import MTLSServer, SoftToken
 
@@ -159,6 +161,22 @@ def test_a_callback_that_fails_is_logged(card, token, server, caplog):
     assert [record.levelno for record in caplog.records if "when a token left" in record.getMessage()] == [
         logging.ERROR
     ]
+
+
+def test_a_reader_that_is_unplugged_as_the_watch_begins(card, token, server, told, monkeypatch):
+    """PC/SC tells of it, and then knows no such reader: the card is gone, and nobody looks for it again and again."""
+
+    @contextlib.contextmanager
+    def watch(callback: Any) -> Any:
+        [found] = load_module(card.path).tokens()[0]
+        callback(events.Event(events.READER_REMOVED, found.slot.description))
+        yield
+
+    monkeypatch.setattr(events, "watch", watch)
+    monkeypatch.setattr(readers, "read_readers", lambda **_: [])
+    fetch(context_of(card, token, server, told), server.port)
+    assert told.wait().label == token.label
+    await_threads(0)
 
 
 def test_what_can_not_be_called(token):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.nginx import Nginx, NginxOptions
+from tests.support.piv.fixtures import as_made
 from tests.support.piv.handle import Holder
 from tests.support.piv.place import PIN, Place
 from tests.support.piv.profile import yubikey
@@ -61,14 +63,6 @@ def servers(clients, tmp_path_factory) -> Iterator[Callable[[bool], Nginx]]:
     yield server
     for running in made.values():
         running.close()
-
-
-def as_made(stack: CardStack) -> None:
-    if stack.pcscd_pid is None:
-        stack.start_pcscd()
-    if stack.card.reader is None:
-        stack.card.insert()
-    stack.card.restore()
 
 
 @pytest.fixture
@@ -133,13 +127,22 @@ def test_the_command(place, slot):
     assert place.stack.card.counters.signatures == {slot: 1}
 
 
-def test_a_p256_key_in_slot_9a(make_stack, tmp_path):
-    stack, authority = make_stack(), Authority("piv CA")
-    stack.card.personalise(authority, {"9A": Holder("p256", "9A")})
-    with Nginx(authority, tmp_path) as server:
-        place = Place(stack, opensc_module(), server)
-        assert place.steps("get", "get") == ["ok", "ok"]
-        assert costs(place) == (1, 2)
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("key_type", ["p256", "p384"])
+def test_an_elliptic_key_in_slot_9a(module, key_type, tmp_path):
+    authority = Authority("piv CA")
+    with stack_for(module) as stack:
+        stack.card.personalise(authority, {"9A": Holder(key_type, "9A")})
+        for version in ("TLSv1.2", "TLSv1.3"):
+            stack.card.clear_counters()
+            (directory := tmp_path / version).mkdir()
+            with Nginx(authority, directory, NginxOptions(tls=version)) as server:
+                place = Place(stack, MODULES[module](), server)
+                assert place.steps("get", "get") == ["ok", "ok"]  # with requests
+                assert costs(place) == (1, 2)
+                answer = place.get("-i", "pkcs11:id=%01")
+                assert Nginx.parse(answer.stdout)["ssl_client_s_dn"] == "CN=9A", answer.stderr.decode()
+                assert stack.card.counters.signatures == {"9A": 3}
 
 
 def test_a_slow_card_and_a_server_that_gives_tickets(with_tickets):
@@ -248,11 +251,30 @@ def test_openscs_files_of_certificates_do_not_stand_in_for_the_card(tmp_path):
     assert done[-2:] == ["4", "ok"]
 
 
+def test_the_command_waits_for_the_card(place):
+    place.stack.card.remove()
+    insertion = threading.Timer(1.0, place.stack.card.insert)
+    insertion.start()
+    done = place.get("-i", "pkcs11:id=%01", "--wait")
+    insertion.join()
+    assert done.stderr == b"tokenauth: waiting for a token that matches pkcs11:id=%01: insert it\n"
+    assert (done.returncode, costs(place)) == (0, (1, 1))
+
+
 def test_a_card_that_was_never_there(place):
     place.stack.card.remove()
     done = place.steps("get", "quick", "insert", "get")
     assert done[0].startswith("TokenNotFound: ")
     assert done[1:] == ["ok"] * 3
+
+
+@pytest.mark.parametrize("slot", ["9A", "9C"])
+def test_another_program_resets_the_card(place, slot):
+    """Which logs everybody out: one PIN more, and nothing fails."""
+    assert place.steps("get", "get", "reset", "get", "get", slot=slot) == ["ok"] * 5
+    assert place.stack.card.counters.resets >= 1
+    assert place.stack.card.counters.signatures == {slot: 4}
+    assert place.stack.card.pin_tries == 3
 
 
 # --- pcscd ---
@@ -261,6 +283,15 @@ def test_a_card_that_was_never_there(place):
 def test_pcscd_is_killed_and_comes_back(place):
     done = place.steps("get", *["restart", "get"] * 3, "prompts")
     assert done == ["ok"] * 7 + ["4"]
+    assert place.stack.card.pin_tries == 3
+
+
+@pytest.mark.parametrize("slot", ["9A", "9C"])
+def test_pcscd_is_killed_during_a_signature(place, slot):
+    first, during, after, prompts = place.steps("get", "killed", "get", "prompts", slot=slot)
+    assert (first, after) == ("ok", "ok")
+    assert during.startswith(("TokenRemoved: ", "ModuleError: "))
+    assert int(prompts) <= {"9A": 3, "9C": 5}[slot]
     assert place.stack.card.pin_tries == 3
 
 

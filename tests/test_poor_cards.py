@@ -127,6 +127,15 @@ def test_a_module_that_failed_is_restarted_once_in_a_while(card, ec_key):
     assert card.calls("C_Finalize") == 1
 
 
+def test_a_token_that_can_not_be_read_for_a_moment_is_read_again_before_a_pin_is_sent(card, ec_key):
+    """SoftHSM's can not while another process logs in."""
+    card.set(fail__C_GetTokenInfo=(1, GENERAL_ERROR))
+    card.reset_counts()
+    sign(ec_key)
+    assert card.calls("C_Login") == 1
+    assert card.calls("C_Finalize") == 0
+
+
 def test_threads_that_lose_the_card_together_log_in_once(card, ec_key):
     sign(ec_key)
     card.remove()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from tests.support.piv.stack import READER, YUBIKEY_READER, CardStack, opensc_mo
 from tokenauth.cards import events
 from tokenauth.cards.events import Event
 from tokenauth.cards.pcsc import State
+from tokenauth.cards.table import cards
 from tokenauth.uri import SlotInfo
 
 if TYPE_CHECKING:
@@ -153,12 +155,34 @@ def test_a_yubikey_is_known_by_its_atr(yubikey):
     assert (card["module"]["id"], card["reader"]) == ("ykcs11", f"{YUBIKEY_READER} 00 00")
 
 
+@pytest.mark.parametrize(
+    ("application", "kind"),
+    [
+        ("A0000000770108000700 00FE000001 00", "estonia-2018"),
+        ("A000000397425446590201", "gids"),
+        ("D27600012401030400061234567800 00", "openpgp"),
+        ("A000000308000010000100", "piv"),
+    ],
+)
+def test_a_card_is_known_by_its_application(make_stack, application, kind):
+    """If its ATR is not in the table."""
+    stack = make_stack(Profile(atr=UNKNOWN_ATR, application=bytes.fromhex(application), selected_at_reset=False))
+    card = listed(stack)[0]
+    assert (card["card"]["kind"], card["pin_tries"]) == (kind, 3 if kind == "piv" else None)
+
+
 def test_a_card_of_no_known_kind(make_stack):
-    stack = make_stack(Profile(atr=UNKNOWN_ATR))
-    stack.card.fail("SELECT", 0x6A82, 0x6A82)
+    stack = make_stack(Profile(atr=UNKNOWN_ATR, application=bytes.fromhex("F000000001")))
     card = listed(stack)[0]
     assert (card["present"], card["card"], card["module"], card["pin_tries"]) == (True, None, None, None)
-    assert stack.card.counters.instructions == {"SELECT": 2}
+    assert stack.card.counters.instructions == {"SELECT": sum(len(card.aids) for card in cards())}
+
+
+def test_a_card_that_speaks_t0(make_stack):
+    """There a command has five bytes at least (ISO 7816-3 section 12.2.1); what comes back is the same."""
+    stack = make_stack(Profile(atr=bytes.fromhex("3B0441424344")))
+    assert listed(stack)[0]["pin_tries"] == 3
+    assert any(line.startswith("00 20 00 80 (5 bytes)") for line in stack.card.log)
 
 
 def test_the_login_of_another_program_lasts(yubikey):
@@ -189,6 +213,25 @@ def test_a_transaction_of_another_program_is_not_waited_for(yubikey):
         assert end(other) == "63c3"
 
 
+def test_a_card_that_was_another_programs_for_too_long_is_left_alone(yubikey):
+    script = (
+        "from tokenauth.cards import readers\n"
+        "readers._PATIENCE = 0.5\n"
+        "print(readers.read_readers()[0].busy, flush=True)\n"
+        "input()\n"
+        "import threading\n"
+        "for thread in threading.enumerate():\n"
+        "    if thread.name == 'tokenauth-card': thread.join()\n"
+        "print('done')\n"
+    )
+    with holder(yubikey, "SHARED", "transaction") as other, spawned(yubikey, sys.executable, "-c", script) as process:
+        assert process.stdout.readline() == "True\n"
+        yubikey.card.clear_counters()
+        assert end(other) == "63c3"  # its own question
+        assert process.communicate("\n", timeout=30)[0] == "done\n"
+    assert yubikey.card.counters.instructions == {"VERIFY": 1}
+
+
 def test_a_card_that_another_program_keeps_for_itself(yubikey):
     with holder(yubikey, "EXCLUSIVE"):
         card = listed(yubikey)[0]
@@ -208,10 +251,12 @@ def test_pcscd_does_not_run(fresh_piv):
     assert fresh_piv.run(*TOKENAUTH, "readers", "--json").stdout == b"[]\n"
 
 
-def test_pcscd_refuses(tmp_path):
-    """As polkit lets it do: it takes the connection and closes it."""
+@contextmanager
+def refusing(directory: Path) -> Iterator[str]:
+    """The socket of a service that refuses, as polkit lets pcscd do: it takes the connection and closes it."""
+    path = str(directory / "pcscd.comm")
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "pcscd.comm"))
+        listener.bind(path)
         listener.listen()
 
         def refuse() -> None:
@@ -222,8 +267,13 @@ def test_pcscd_refuses(tmp_path):
                     return
 
         threading.Thread(target=refuse, daemon=True).start()
-        error = error_of(run("readers", PCSCLITE_CSOCK_NAME=str(tmp_path / "pcscd.comm")), 3)
+        yield path
         listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_pcscd_refuses(tmp_path):
+    with refusing(tmp_path) as path:
+        error = error_of(run("readers", PCSCLITE_CSOCK_NAME=path), 3)
     assert error.startswith("the PC/SC service pcscd does not let this user at the readers; ")
     assert "org.debian.pcsc-lite.access_pcsc" in error
 
@@ -324,6 +374,7 @@ def test_watching(fresh_piv):
             ("reader-added", SECOND),
         ]
         assert (begin[1]["card"]["kind"], begin[1]["pin_tries"], begin[1]["present"]) == ("piv", 3, True)
+        assert datetime.fromisoformat(begin[1]["time"]).utcoffset() is not None
         fresh_piv.card.remove()
         assert kinds(process, 1) == [("removed", FIRST)]
         fresh_piv.card.insert()
@@ -366,6 +417,53 @@ def test_watching_costs_no_time_of_the_processor(lone_piv):
     )
     done = lone_piv.python(script)
     assert int(done.stdout) < 10, "it wakes up again and again"  # times that it gave up the processor to wait
+
+
+#: Makes PC/SC answer something else, once or always.
+ANSWERS = (
+    "import time\n"
+    "from smartcard import scard\n"
+    "real, answers, contexts = scard.SCardGetStatusChange, [], []\n"
+    "def status(*arguments): return (answers.pop(), []) if answers else real(*arguments)\n"
+    "scard.SCardGetStatusChange = status\n"
+    "from tokenauth.cards import events, pcsc, readers\n"
+)
+
+
+def test_a_service_that_fails_is_not_asked_again_and_again(lone_piv):
+    script = ANSWERS + (
+        "connect = scard.SCardEstablishContext\n"
+        "scard.SCardEstablishContext = lambda *scope: contexts.append(scope) or connect(*scope)\n"
+        "told = []\n"
+        "with events.watch(lambda event: told.append(event.kind)):\n"
+        "    answers += [0x8010001F] * 100000\n"
+        "    attached_ask('stop_pcscd', False); attached_ask('start_pcscd')\n"
+        "    contexts.clear(); time.sleep(2.5)\n"
+        "    print(len(contexts), *told)\n"
+    )
+    done = lone_piv.python("from tests.support.piv.handle import attached_ask\n" + script)
+    count, *told = done.stdout.decode().split()
+    assert int(count) < 6, done.stderr.decode()
+    assert told == ["service-lost"]
+
+
+def test_a_reader_that_is_unplugged_while_one_looks(lone_piv):
+    """Between the list of readers and the look at them."""
+    script = ANSWERS + "answers.append(0x80100009)\nprint(len(readers.read_readers(ask=False)))\n"
+    assert lone_piv.python(script).stdout == b"2\n"
+
+
+def test_a_service_that_fails_is_told_as_such(lone_piv):
+    script = ANSWERS + (
+        "answers += [0x8010001F]\n"
+        "try: readers.read_readers()\n"
+        "except Exception as error: print(error.reason, error)\n"
+        "answers += [0x8010001F]\n"
+        "try: events.watch(print)\n"
+        "except Exception as error: print(error.reason, error)\n"
+    )
+    line = "service the PC/SC service fails: it answers 0x8010001f; restart it: systemctl restart pcscd\n"
+    assert lone_piv.python(script).stdout.decode() == line * 2
 
 
 def test_a_callback_that_fails_does_not_end_it(fresh_piv):

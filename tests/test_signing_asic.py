@@ -182,6 +182,15 @@ def test_files_are_listed_and_unpacked(document_keys, tmp_path):
         assert [path.read_bytes() for path in paths] == [file.read() for file in FILES]
         with pytest.raises(FileExistsError):
             container.extract(tmp_path / "new")
+        paths[0].unlink()
+        with pytest.raises(FileExistsError):
+            container.extract(tmp_path / "new")
+        assert not paths[0].exists(), "all or none"
+    assert paths[1].read_bytes() == FILES[1].read()
+    (tmp_path / "x.asice").write_bytes(signed(document_keys))
+    with Container(str(tmp_path / "x.asice")) as container:
+        assert container.name.endswith("x.asice")
+        assert container.data_files == [file.name for file in FILES]
 
 
 @pytest.mark.parametrize(

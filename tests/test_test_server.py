@@ -24,6 +24,7 @@ import requests
 from cryptography import x509
 
 from tests.support import client_context, client_pair, read_to_end
+from tokenauth.testing import server as server_module
 from tokenauth.testing.authority import Authority
 from tokenauth.testing.server import MTLSServer
 
@@ -97,6 +98,39 @@ def test_its_own_name_is_good_by_ip_address_too(server, pair):
     connection.request("GET", "/")
     assert connection.getresponse().status == 200
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "asked", "told"),
+    [("1.1", "", None), ("1.1", "Connection: close\r\n", "close"), ("1.0", "", "close")],
+)
+def test_says_so_when_it_closes_the_connection(server, pair, version, asked, told):
+    context = client_context(server.cafile, pair)
+    with (
+        socket.create_connection((server.host, server.port), 10) as tcp,
+        context.wrap_socket(tcp, server_hostname=server.host) as tls,
+    ):
+        tls.sendall(f"GET / HTTP/{version}\r\nHost: localhost\r\n{asked}\r\n".encode())
+        answer = http.client.HTTPResponse(tls)
+        answer.begin()
+        assert answer.getheader("Connection") == told
+        assert answer.read()
+        if told:
+            assert tls.recv(1) == b""
+
+
+def test_nobody_sends_a_request_on_a_connection_that_is_about_to_close(server, pair, monkeypatch):
+    """Held open here, as a busy machine does by chance: the client must know before it sees the end."""
+    closing = threading.Event()
+    hang_up = server_module._hang_up
+    monkeypatch.setattr(server_module, "_hang_up", lambda connection: (closing.wait(10), hang_up(connection)))
+    with http_session(server, pair) as session:
+        for _ in range(3):
+            assert (
+                session.get(server.url, headers={"Connection": "close"}, timeout=5).json()["client_subject"] == "CN=Ada"
+            )
+    closing.set()
+    assert (server.handshakes, server.requests) == (3, 3)
 
 
 def test_counts_handshakes_and_requests(server, pair):

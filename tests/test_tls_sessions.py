@@ -67,6 +67,15 @@ def test_nginx_with_tickets_or_a_cache(token, tmp_path, tls, kept_by):
     assert {answer["connection_requests"] for answer in answers} == {"1"}
 
 
+def test_a_thousand_connections_cost_one_signature_and_one_login(tmp_path):
+    with SoftToken() as own, Nginx(own.ca, tmp_path, NginxOptions(session_tickets=True)) as nginx:
+        calls = counting.since()
+        with tokenauth.Session(own.uri, pin=own.pin, module=own.module, verify=nginx.cafile) as session:
+            for _ in range(1000):
+                assert b"connection_requests=1\n" in session.get(nginx.url, headers=CLOSE).content
+        assert (calls.signatures, calls.logins) == (1, 1)
+
+
 def test_nginx_that_keeps_none_gets_a_signature_each_time(token, tmp_path):
     with Nginx(token.ca, tmp_path) as nginx, session_for(token, nginx) as session:
         calls = counting.since()

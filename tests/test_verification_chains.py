@@ -16,9 +16,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from tests.support import common_name
+from tests.support.programs import openssl
 from tests.support.revocation import AskableAuthority
 from tests.support.signed_files import FORMATS, certified, made, pki, trusting, verified
 from tests.test_verification_formats import only
@@ -228,6 +229,36 @@ def test_a_time_stamp_outlives_the_signer_s_certificate(name, document_keys):
     report = only(verified(name, data, trust, at=key.certificate.not_valid_after_utc + DAY))
     assert report.status == "indeterminate"
     assert "expired" in report.reason
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_root_that_signed_itself_with_sha1(name, tmp_path):
+    """Many old ones did. Nothing rests on that signature, and it is no damage."""
+    request, root = ("req", "-newkey", "rsa:2048", "-nodes"), tmp_path / "root.pem"
+    openssl(*request, "-x509", "-sha1", "-subj", "/CN=old root", "-keyout", tmp_path / "root.key", "-out", root)
+    openssl(*request, "-subj", "/CN=signer", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "request")
+    issued = ("-CA", root, "-CAkey", tmp_path / "root.key", "-out", tmp_path / "signer.pem")
+    openssl("x509", "-req", "-in", tmp_path / "request", *issued)
+    certificate, issuer = (
+        x509.load_pem_x509_certificate((tmp_path / f"{one}.pem").read_bytes()) for one in ("signer", "root")
+    )
+    key = load_pem_private_key((tmp_path / "key.pem").read_bytes(), None)
+    report = only(verified(name, made(name, SigningKey(certificate, (issuer,), key, "sha256")), trusting(issuer)))
+    assert (report.status, report.level) == ("valid", "b-b"), report.reason
+
+
+@pytest.mark.parametrize("name", LEVEL_NAMES)
+def test_a_time_stamp_that_names_its_signer_by_sha1(name, document_keys):
+    """As RFC 2634 has it, which most authorities still follow: nobody makes another certificate to a given digest."""
+    configuration = document_keys.services.directory / "tsa.conf"
+    before = configuration.read_text()
+    configuration.write_text(before.replace("ess_cert_id_alg = sha256", "ess_cert_id_alg = sha1"))
+    try:
+        data = made(name, document_keys.keys["p256"], "b-lt", document_keys.means)
+    finally:
+        configuration.write_text(before)
+    report = only(verified(name, data, load_trust([document_keys.root_pem])))
+    assert (report.status, report.level, report.reason) == ("valid", "b-lt", "")
 
 
 @pytest.mark.parametrize("name", LEVEL_NAMES)

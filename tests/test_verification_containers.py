@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import struct
 import warnings
 import zipfile
@@ -46,6 +47,29 @@ def report_on(files):
 
 def test_packed_again_it_is_valid(good):
     assert report_on(good.items()).status == "valid"
+
+
+@pytest.mark.parametrize(
+    ("made", "internal", "external"),
+    [
+        (0x0000, 1, 0),
+        (0x031E, 1, 0o100644 << 16),
+        (0x003F, 0, 0x20),
+        (0x0014, 1, 0),
+    ],  # minizip, Info-ZIP, 7-Zip, others
+)
+def test_what_other_programs_write_in_the_directory(good, made, internal, external):
+    data = bytearray(packed(good.items()))
+    for at in (one.start() for one in re.finditer(rb"PK\x01\x02", bytes(data))):
+        struct.pack_into("<H", data, at + 4, made)
+        struct.pack_into("<HI", data, at + 36, internal, external)
+    assert verify(bytes(data), trust=pki().trust).status == "valid"
+
+
+def test_a_time_stamp_of_the_files_is_called_so(good):
+    report = report_on([*good.items(), ("META-INF/timestamp.tst", b"0")])
+    assert report.status == "indeterminate"
+    assert "time stamp of its files" in report.reason
 
 
 def test_a_file_more(good):

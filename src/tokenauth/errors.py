@@ -77,8 +77,8 @@ class ReadersUnavailable(TokenAuthError):
 
     Args:
         message: what happened.
-        reason: ``pyscard``: it is not installed; ``service``: PC/SC does not run; ``permission``: it refuses this user;
-            ``reader``: there is none.
+        reason: ``pyscard``: it is not installed; ``service``: PC/SC does not run, or fails; ``permission``: it refuses
+            this user; ``reader``: there is none.
     """
 
     def __init__(self, message: str, *, reason: str, hint: str = "") -> None:

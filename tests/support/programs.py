@@ -23,6 +23,19 @@ def require(program: str) -> str:
     return path
 
 
+def find_module(name: str) -> Path:
+    """The file of a PKCS#11 module, or a failed test.
+
+    Args:
+        name: the file's; ``*`` stands for anything.
+    """
+    for directory in map(Path, ("/usr/lib", "/usr/lib64")):
+        for pattern in (name, f"*/{name}", f"*/pkcs11/{name}", f"pkcs11/{name}", f"*/nss/{name}"):
+            for path in sorted(directory.glob(pattern)):
+                return path
+    pytest.fail(f"the PKCS#11 module {name!r} is not installed and this test needs it", pytrace=False)
+
+
 def openssl(*args: str | Path, input: bytes | None = None) -> bytes:
     """What `openssl` with these arguments writes to stdout.
 

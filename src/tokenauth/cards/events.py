@@ -7,10 +7,10 @@ service that is not there. When the service is restarted it connects anew, and t
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from tokenauth._records import Record
-from tokenauth.cards import service
 from tokenauth.cards.pcsc import Context, PCSCError
 from tokenauth.errors import ReadersUnavailable
 
@@ -55,13 +55,14 @@ class _Watch:
         self._callback = callback
         self._initial = initial
         self._stopped = threading.Event()
-        self._context: Context | None = Context()
-        self._known: dict[str, State] = {}
+        context = Context()
         try:
-            self._known = _look(self._context)
+            self._known = _look(context)
         except PCSCError as error:
-            self._context.close()
-            raise service.refusal() from error
+            context.close()
+            raise error.reason from error
+        self._context: Context | None = context
+        self._since = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="tokenauth-readers", daemon=True)
 
     def start(self) -> None:
@@ -87,32 +88,42 @@ class _Watch:
         self.close()
 
     def _run(self) -> None:
-        context, told = self._context, False
         if self._initial:
             now, self._known = self._known, {}
             self._update(now, counted=True)
+        failures, told = 0, False
         while not self._stopped.is_set():
             try:
-                if context is None:
-                    context = self._context = Context()
+                if self._context is None:
+                    now = self._reconnect()
                     if told:
                         self._tell(Event(SERVICE_BACK))
                         told = False
-                    self._update(self._settled(context), counted=False)
-                self._follow(context)
+                    self._update(now, counted=False)
+                self._follow()
             except (PCSCError, ReadersUnavailable):
-                if context is not None:
-                    self._context = None
-                    context.close()
-                    context = None
+                failures = 1 if self._disconnect() else failures + 1
+                if failures == 1:
                     continue  # a service that is only restarted, or started by a connection, is there at once
                 if not told:
                     self._tell(Event(SERVICE_LOST))
                     told = True
                 self._stopped.wait(_WITHOUT_NEWS)
-        self._context = None
-        if context is not None:
-            context.close()
+        self._disconnect()
+
+    def _reconnect(self) -> dict[str, State]:
+        """Connect to a service that has just begun, and say how its readers are."""
+        self._context = Context()
+        self._since = time.monotonic()
+        return self._settled(self._context)
+
+    def _disconnect(self) -> bool:
+        """Give up the connection, if there is one; whether it lasted for some time."""
+        context, self._context = self._context, None
+        if context is None:
+            return False
+        context.close()
+        return time.monotonic() - self._since > _WITHOUT_NEWS
 
     def _settled(self, context: Context) -> dict[str, State]:
         """How readers are at a service that has just begun: it may take a moment until it sees cards that stayed."""
@@ -123,8 +134,8 @@ class _Watch:
             self._stopped.wait(_STOP)
         return now
 
-    def _follow(self, context: Context) -> None:
-        while not self._stopped.is_set():
+    def _follow(self) -> None:
+        while not self._stopped.is_set() and (context := self._context) is not None:
             known = {name: state.flags for name, state in self._known.items()}
             context.wait(known, _LONGEST_WAIT if context.tells_new_readers else _WITHOUT_NEWS)
             self._update(_look(context), counted=True)
@@ -147,7 +158,7 @@ class _Watch:
 
 
 def _look(context: Context) -> dict[str, State]:
-    return {state.reader: state for state in context.look(context.readers())}
+    return {state.reader: state for state in context.look()}
 
 
 def _changes(name: str, before: State | None, now: State | None, *, counted: bool) -> Iterator[Event]:

@@ -30,6 +30,8 @@ _READER_UNAVAILABLE, _SECURITY_VIOLATION = 0x80100017, 0x8010006A
 _LOST = frozenset({0x8010001D, 0x8010001E, 0x80100003, 0x80100013, 0x80100012})
 _CHANGED, _PRESENT, _EXCLUSIVE, _INUSE, _MUTE = 0x2, 0x20, 0x80, 0x100, 0x200  # SCARD_STATE_...
 _COUNTER = 16  # bits below the number of insertions and removals
+_ATTEMPTS = 5
+_HEADER = 4  # bytes of a command APDU: CLA, INS, P1, P2
 #: The name under which the coming and going of readers is told; Windows wants to be told how many are known.
 _NEW_READERS = "\\\\?PnP?\\Notification"
 
@@ -49,6 +51,11 @@ class PCSCError(Exception):
     def lost(self) -> bool:
         """The service is gone, or another one since the context was made."""
         return self.code in _LOST
+
+    @property
+    def reason(self) -> ReadersUnavailable:
+        """Why the readers can not be looked at, in words for people."""
+        return service.refusal() if self.lost else service.failure(self.code)
 
 
 class State(Record):
@@ -136,13 +143,20 @@ class Context:
         _check(code)
         return list(dict.fromkeys(names))
 
-    def look(self, names: list[str]) -> list[State]:
-        """How readers are now.
+    def look(self) -> list[State]:
+        """How the readers are now.
 
         Raises:
             PCSCError: it failed.
         """
-        return self._status(dict.fromkeys(names, 0), 0) if names else []
+        for _ in range(_ATTEMPTS):
+            names = self.readers()
+            try:
+                return self._status(dict.fromkeys(names, 0), 0) if names else []
+            except PCSCError as error:
+                if error.code != _UNKNOWN_READER:
+                    raise
+        raise PCSCError(_UNKNOWN_READER)  # one after the other was unplugged between the two questions
 
     def wait(self, known: Mapping[str, int], seconds: float) -> bool:
         """Wait until a reader is not as it was known to be, or comes, or goes; without looking again and again.
@@ -224,6 +238,8 @@ class Connection:
         Raises:
             PCSCError: it failed.
         """
+        if self._header == self._scard.SCARD_PCI_T0 and len(command) == _HEADER:
+            command += b"\0"  # T=0 has no command without P3 (ISO 7816-3 section 12.2.1)
         code, response = self._scard.SCardTransmit(self._card, self._header, list(command))
         _check(code)
         return int.from_bytes(bytes(response[-2:]), "big")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tokenauth._records import Record
 from tokenauth.cards import service
 from tokenauth.cards.pcsc import SHARING_VIOLATION, Context, PCSCError
-from tokenauth.cards.table import Card, recognise, recognise_application
+from tokenauth.cards.table import Card, cards, recognise, recognise_application
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Reading", "read_readers"]
 
 _PIV = bytes.fromhex("A000000308000010000100")  # SP 800-73-4 part 1 section 2.2
-_OPENPGP = bytes.fromhex("D27600012401")  # of every version and maker
 #: Kinds of the table that have the PIV application, and so a counter that can be asked.
 _HAVE_PIV = {"piv", "pivkey", "yubikey"}
 _TRIES_LEFT, _BLOCKED = 0x63C0, 0x6983
@@ -73,13 +72,12 @@ def read_readers(names: Sequence[str] | None = None, *, ask: bool = True) -> lis
     """
     try:
         with Context() as context:
-            there = context.readers()
-            if not there:
-                raise service.no_reader()
-            states = context.look([name for name in there if names is None or name in names])
+            states = context.look()
     except PCSCError as error:
-        raise service.refusal() from error
-    return [_read(state, ask=ask) for state in states]
+        raise error.reason from error
+    if not states:
+        raise service.no_reader()
+    return [_read(state, ask=ask) for state in states if names is None or state.reader in names]
 
 
 def _read(state: State, *, ask: bool) -> Reading:
@@ -89,9 +87,13 @@ def _read(state: State, *, ask: bool) -> Reading:
     if not ask or not state.present or state.exclusive or not _worth_asking(reading):
         return reading
     answers: list[Reading] = []
-    asking = threading.Thread(target=lambda: answers.append(_ask(reading)), name="tokenauth-card", daemon=True)
+    too_late = threading.Event()
+    asking = threading.Thread(
+        target=lambda: answers.append(_ask(reading, too_late)), name="tokenauth-card", daemon=True
+    )
     asking.start()
     asking.join(_PATIENCE)  # PC/SC waits for another program's transaction for ever
+    too_late.set()
     return answers[0] if answers else reading._replace(busy=True)
 
 
@@ -109,10 +111,17 @@ def _has_piv(reading: Reading) -> bool:
     return any(card.kind in _HAVE_PIV for card in reading.cards)
 
 
-def _ask(reading: Reading) -> Reading:
-    """What the card says of itself."""
+def _ask(reading: Reading, too_late: threading.Event) -> Reading:
+    """What the card says of itself.
+
+    Args:
+        reading: what is known without asking.
+        too_late: nobody waits any more; the card was another program's meanwhile, so it is left alone.
+    """
     try:
         with Context() as context, context.connect(reading.reader) as card:
+            if too_late.is_set():
+                return reading
             if not reading.cards:
                 reading = reading._replace(cards=_by_application(card))
             elif not reading.in_use:
@@ -125,9 +134,13 @@ def _ask(reading: Reading) -> Reading:
 
 
 def _by_application(card: Connection) -> tuple[Card, ...]:
-    for name in (_OPENPGP, _PIV):  # PIV last: it is what is asked for tries next
-        if _select(card, name):
-            return tuple(recognise_application(name))
+    """What a card is by the first application of the table that is on it."""
+    known = cards()
+    # Those of a country first, since a national card may have a common application as well; PIV last.
+    for kind in sorted(known, key=lambda kind: (not kind.countries, kind.kind in _HAVE_PIV)):
+        for name in kind.aids:
+            if _select(card, name):
+                return tuple(recognise_application(name, known))
     return ()
 
 

@@ -16,7 +16,7 @@ from tokenauth.errors import ReadersUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["INSTALL_PYSCARD", "no_reader", "programs", "refusal", "users_of_pcsc"]
+__all__ = ["INSTALL_PYSCARD", "failure", "no_reader", "programs", "refusal", "users_of_pcsc"]
 
 INSTALL_PYSCARD = (
     "pip install pyscard (on Linux it is compiled: that takes gcc, Python's headers and libpcsclite-dev), or for the "
@@ -29,12 +29,16 @@ _START = {
 }
 _START_PCSCD = "start it: systemctl enable --now pcscd.socket"
 _INSTALL_PCSCD = "install it (the package pcscd, or pcsc-lite), then: systemctl enable --now pcscd.socket"
+_RESTART_PCSCD = "restart it: systemctl restart pcscd"
+_PLUG_IN_ANEW = "unplug the readers, and plug them in again"
 _PERMIT = (
     "pcscd asks polkit, which often refuses in SSH sessions and services: let a rule in /etc/polkit-1/rules.d allow "
     "org.debian.pcsc-lite.access_pcsc and org.debian.pcsc-lite.access_card to this user, or be in a session at the "
     "machine itself"
 )
 _SOCKET = "/run/pcscd/pcscd.comm"
+#: The variable that names another socket (pcsc-lite's README).
+_OTHER_SOCKET = "PCSCLITE_CSOCK_NAME"
 _PLUG_IN = "plug the reader in; if it is, its driver may be missing: for most readers the package libccid, or ccid"
 _LIBRARY = "libpcsclite.so"
 _PROC = Path("/proc")
@@ -67,10 +71,20 @@ def _listens_but_refuses() -> bool:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1)
         try:
-            connection.connect(os.environ.get("PCSCLITE_CSOCK_NAME") or _SOCKET)
+            connection.connect(os.environ.get(_OTHER_SOCKET) or _SOCKET)
         except OSError as error:
             return error.errno in {errno.EACCES, errno.EPERM}
         return True
+
+
+def failure(code: int) -> ReadersUnavailable:
+    """The error for a service that is there and fails.
+
+    Args:
+        code: what it answers, as in winscard.h.
+    """
+    hint = _RESTART_PCSCD if sys.platform == "linux" else _PLUG_IN_ANEW
+    return ReadersUnavailable(f"the PC/SC service fails: it answers {code:#010x}", reason="service", hint=hint)
 
 
 def no_reader() -> ReadersUnavailable:
@@ -107,6 +121,18 @@ def users_of_pcsc() -> list[tuple[int, str]]:
 
 
 def _processes() -> Iterator[tuple[int, str, Path]]:
+    """Those that use the same pcscd as this one, if any."""
     for directory in sorted(_PROC.glob("[0-9]*")) if sys.platform == "linux" else ():
         with suppress(OSError):
-            yield int(directory.name), (directory / "comm").read_text().strip(), directory
+            if _uses_our_service(directory):
+                yield int(directory.name), (directory / "comm").read_text().strip(), directory
+
+
+def _uses_our_service(directory: Path) -> bool:
+    try:
+        variables = (directory / "environ").read_bytes().split(b"\0")
+    except OSError:  # somebody else's: that does not show
+        return True
+    name = os.fsencode(f"{_OTHER_SOCKET}=")
+    theirs = next((each.removeprefix(name) for each in variables if each.startswith(name)), b"")
+    return theirs == os.fsencode(os.environ.get(_OTHER_SOCKET, ""))

@@ -136,20 +136,27 @@ def recognise_application(aid: bytes, known: Iterable[Card] | None = None) -> li
 
 
 def modules_for(card: Card, platform: str = sys.platform, known: Iterable[Module] | None = None) -> list[Module]:
-    """Give the modules that serve a card on a system and have a path there, best first.
+    """Give the modules that serve a card and have a path on a system, or nowhere: those are where the user put them.
 
     Args:
         card: a row of the table.
         platform: as ``sys.platform``.
         known: the modules to choose from; :func:`modules` if not given.
+
+    Returns:
+        The modules, best first.
     """
     by_id = {module.id: module for module in (modules() if known is None else known)}
     serving = [by_id[name] for name in card.modules if name in by_id]
-    return [module for module in serving if _templates(module, platform)]
+    return [module for module in serving if _templates(module, platform) or not _has_paths(module)]
 
 
 def _templates(module: Module, platform: str) -> tuple[str, ...]:
     return {"darwin": module.darwin, "win32": module.win32}.get(platform, module.linux)
+
+
+def _has_paths(module: Module) -> bool:
+    return bool(module.linux or module.darwin or module.win32)
 
 
 def paths_of(
@@ -191,7 +198,7 @@ def packages_for(module: Module, platform: str = sys.platform, *, find: Callable
         A command (``apt-get install opensc-pkcs11``), words about the vendor's program, or nothing if neither is known
         for this system.
     """
-    if not _templates(module, platform) and (module.linux or module.darwin or module.win32):
+    if not _templates(module, platform) and _has_paths(module):
         return ""
     if find is None:
         import shutil

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tokenauth.inventory.survey import TokenEntry
     from tokenauth.pkcs11.discovery import ModuleCandidate
 
-__all__ = ["Seen", "Surroundings", "check_cards", "look_at_readers"]
+__all__ = ["Seen", "Surroundings", "check_cards", "look_at_readers", "without_readers"]
 
 _SCDAEMON = "scdaemon"
 _END_SCDAEMON = (
@@ -64,10 +64,14 @@ class Surroundings(Record):
             return "warning" if self.entries else "error"
         return "warning" if not self.entries and (not kinds or "" in kinds) else "ok"
 
+    def token_in(self, reading: Reading) -> TokenEntry | None:
+        """The token that shows in a reader, as far as that can be told."""
+        return next((entry for entry in self.entries if is_reader_of(reading.reader, entry.token.slot)), None)
+
     def shown_by(self, reading: Reading) -> str:
-        """The module that shows a token in a reader; empty if none does, as far as that can be told."""
-        modules = (entry.module.path for entry in self.entries if is_reader_of(reading.reader, entry.token.slot))
-        return next(modules, "")
+        """The module that shows a token in a reader; empty if none does."""
+        entry = self.token_in(reading)
+        return entry.module.path if entry else ""
 
     def tokens_of(self, path: str) -> int:
         """How many tokens a module shows."""
@@ -80,6 +84,13 @@ def look_at_readers() -> Seen:
         return Seen(tuple(read_readers()), None)
     except ReadersUnavailable as error:
         return Seen((), error)
+
+
+def without_readers(seen: Seen, around: Surroundings) -> frozenset[str]:
+    """The paths of modules for cards, if there are no readers for them; else none."""
+    if seen.error is None or seen.error.reason == "pyscard":
+        return frozenset()
+    return frozenset(candidate.path for candidate in around.candidates if kind_of(candidate) == "cards")
 
 
 def check_cards(seen: Seen, around: Surroundings) -> Iterator[Finding]:
@@ -101,7 +112,7 @@ def check_cards(seen: Seen, around: Surroundings) -> Iterator[Finding]:
     yield Finding("reader", "ok", names)
     for reading in present:
         yield _check_card(reading, around)
-        if finding := _check_tries(reading):
+        if finding := _check_tries(reading, around):
             yield finding
 
 
@@ -204,10 +215,12 @@ def _shown(named: str, reading: Reading, served: Serving, around: Surroundings) 
     )
 
 
-def _check_tries(reading: Reading) -> Finding | None:
-    tries = reading.pin_tries
+def _check_tries(reading: Reading, around: Surroundings) -> Finding | None:
+    tries, entry = reading.pin_tries, around.token_in(reading)
     if tries is None or tries > _FEW_TRIES:
         return None
+    if entry and entry.token.pin_state != "ok":
+        return None  # it is told of the token
     what = f"the PIN of the card in {reading.reader}"
     if tries == 0:
         return Finding("card", "error", f"{what} is locked", "no key that needs a login can be used", UNBLOCK)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from tokenauth.doctor.cards import Surroundings, check_cards, look_at_readers
+from tokenauth.doctor.cards import Surroundings, check_cards, look_at_readers, without_readers
 from tokenauth.doctor.clock import check_clock
 from tokenauth.doctor.environment import check_environment
 from tokenauth.doctor.findings import RESET, UNBLOCK, Finding
@@ -42,8 +42,9 @@ def examine(module: str | None = None) -> list[Finding]:
     told, working = check_modules(found.candidates, found.problems)
     inventory = take_inventory(TokenURI(), module=module) if working else Inventory((), (), 0)
     around = Surroundings(tuple(found.candidates), working, inventory.entries)
-    tokens = _check_tokens(inventory, {finding.why for finding in told}) if working else ()
-    return [*findings, *told, *check_cards(seen, around), *tokens]
+    failures = _check_failures(inventory, {finding.why for finding in told}, without_readers(seen, around))
+    tokens = _check_tokens(inventory.entries) if working else ()
+    return [*findings, *told, *check_cards(seen, around), *failures, *tokens]
 
 
 def _check_python() -> Iterator[Finding]:
@@ -63,14 +64,26 @@ def _check_python() -> Iterator[Finding]:
         yield Finding("openssl", "ok", f"{ssl.OPENSSL_VERSION} takes keys that live in tokens")
 
 
-def _check_tokens(inventory: Inventory, told: set[str]) -> Iterator[Finding]:
-    """Check what the modules show; `told` are the reasons for which modules were found not to load."""
+def _check_failures(inventory: Inventory, told: set[str], without_readers: frozenset[str]) -> Iterator[Finding]:
+    """What kept modules and slots from showing a token.
+
+    Args:
+        inventory: what the modules show.
+        told: the reasons for which modules were found not to load.
+        without_readers: the paths of modules that need readers and have none.
+    """
     for failure in inventory.failures:
+        reason = reason_of(failure)
         if not isinstance(failure, ModuleError):
             yield Finding("token", "error", str(failure), next="take the card out, insert it again and run this again")
-        elif not any(reason_of(failure) in why for why in told):
-            yield Finding("module", "warning", reason_of(failure), "no token shows through it", REPAIR)
-    if not inventory.entries:
+        elif not any(reason in why for why in told):
+            helpless = any(path in reason for path in without_readers)
+            action = "set right what is said of the readers" if helpless else REPAIR
+            yield Finding("module", "warning", reason, "no token shows through it", action)
+
+
+def _check_tokens(entries: tuple[TokenEntry, ...]) -> Iterator[Finding]:
+    if not entries:
         yield Finding(
             "token",
             "warning",
@@ -78,21 +91,19 @@ def _check_tokens(inventory: Inventory, told: set[str]) -> Iterator[Finding]:
             "no module shows an initialised token in any slot",
             "insert the card, or make a token to try things with: tokenauth softtoken init",
         )
-    for entry in inventory.entries:
+    for entry in entries:
         yield _check_token(entry)
         for identity in entry.identities:
             yield check_identity(identity, entry.identities)
 
 
+_ATTESTS = "and {} more certificate(s) that say where its keys come from (YubiKey attestation); they are no identities"
 #: PIN state: status, what, why, next.
 _PIN_STATES = {
     "low": ("warning", "a wrong PIN was entered", "a few more lock the token", RESET),
     "final": ("error", "one PIN try is left", "tokenauth does not spend the last try", RESET),
     "locked": ("error", "its PIN is locked", "no key that needs a login can be used", UNBLOCK),
 }
-
-
-_ATTESTS = "and {} more certificate(s) that say where its keys come from (YubiKey attestation); they are no identities"
 
 
 def _check_token(entry: TokenEntry) -> Finding:

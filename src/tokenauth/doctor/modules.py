@@ -21,6 +21,9 @@ REPAIR = "install the module's software again, or name another file with --modul
 _REPAIRS = {
     "softhsm2": "let SOFTHSM2_CONF name a configuration that you can read ('tokenauth softtoken init' makes one); the "
     "system's own is often for root only",
+    "opencryptoki": "start its slot daemon: systemctl start pkcsslotd; and be in the group pkcs11, as 'id' shows",
+    "tpm2_pkcs11": "see that there is a TPM (ls /dev/tpmrm0), and be in the group tss, as 'id' shows; "
+    "or start tpm2-abrmd",
 }
 _OTHER_PROCESSOR = (
     "install the module for the same processor (many makers have one package for each), or run tokenauth with a Python "

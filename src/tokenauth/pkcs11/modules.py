@@ -120,10 +120,11 @@ class Module:
 
     def _read(self, slot: int) -> SlotReading:
         slot_info = self.cryptoki.slot_info(slot)
+        removable = bool(slot_info.flags & _CKF_REMOVABLE_DEVICE)
         return SlotReading(
             SlotInfo(slot, text_of(slot_info.description), text_of(slot_info.manufacturer)),
-            *read_token(self.cryptoki, slot),
-            bool(slot_info.flags & _CKF_REMOVABLE_DEVICE),
+            *read_token(self.cryptoki, slot, removable=removable),
+            removable,
             bool(slot_info.flags & (_CKF_REMOVABLE_DEVICE | _CKF_HW_SLOT)),
         )
 

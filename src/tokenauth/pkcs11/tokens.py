@@ -261,7 +261,7 @@ class Token:
         Raises:
             ReturnValue: it is not.
         """
-        info, flags = read_token(self.cryptoki, slot)
+        info, flags = read_token(self.cryptoki, slot, removable=self._reading.removable)
         if info != self.info:
             raise ReturnValue("CKR_TOKEN_NOT_PRESENT", "C_GetTokenInfo")
         self._flags = flags

@@ -47,7 +47,7 @@ class Container:
 
     Args:
         source: its path, or a file that can seek.
-        name: what errors call it.
+        name: what errors call it; empty: its path.
 
     Attributes:
         mimetype: :data:`ASIC_E` or :data:`ASIC_S`.
@@ -59,8 +59,8 @@ class Container:
         DocumentError: it is no container, or one that is not accepted.
     """
 
-    def __init__(self, source: Path | IO[bytes], name: str) -> None:
-        self.name = name
+    def __init__(self, source: str | Path | IO[bytes], name: str = "") -> None:
+        self.name = name or (str(source) if isinstance(source, str | os.PathLike) else "the container")
         try:
             self._zip = zipfile.ZipFile(source)
         except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OverflowError) as error:
@@ -136,7 +136,7 @@ class Container:
         return self.pieces(name_in(uri))
 
     def extract(self, directory: Path) -> list[Path]:
-        """Unpack the data files below a directory.
+        """Unpack the data files below a directory: all of them or none.
 
         Args:
             directory: is made if it is not there.
@@ -148,7 +148,15 @@ class Container:
             DocumentError: a file is damaged.
             FileExistsError: a file of that name is there; it is left as it is.
         """
-        return [self._extract(file, directory) for file in self.data_files]
+        made: list[Path] = []
+        try:
+            for file in self.data_files:
+                made.append(self._extract(file, directory))
+        except BaseException:
+            for path in made:
+                path.unlink(missing_ok=True)
+            raise
+        return made
 
     def _extract(self, file: str, directory: Path) -> Path:
         if os.name == "nt" and ":" in file:  # a stream of another file

@@ -247,6 +247,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(answer)))
+        if self.close_connection:
+            # Else a client that asked for the end may keep the connection for its next request (urllib3 does), which
+            # then comes after the end or before it as chance has it. RFC 9112 section 9.6.
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(answer)
 

@@ -84,7 +84,7 @@ class _Use:
             with watch(look):
                 readings = [one for one in read_readers(ask=False) if is_reader_of(one.reader, self.token.slot)]
                 if not readings:
-                    return None
+                    return self._gone.is_set() or None  # it may have been unplugged just now
                 while self._wanted() and readings[0].present:
                     if self._gone.wait(_STILL_WANTED):
                         return True

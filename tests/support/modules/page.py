@@ -63,7 +63,8 @@ def row_of(made: Made, directory: Path) -> tuple[Tried, set[str]]:
         "lists without a PIN": _yes(len(seen["identities"]) == len(made.keys) and not seen["asked"]),
     }
     for column, (key, scheme) in _COLUMNS.items():
-        row[column] = _yes(all(signed[f"{key} {scheme} {digest}"] == "ok" for digest in _HASHES))
+        outcomes = [signed[f"{key} {scheme} {digest}"] for digest in _HASHES] if key in made.keys else []
+        row[column] = _yes(set(outcomes) == {"ok"}) if outcomes else "no such keys"
     (directory / "nginx").mkdir()
     with Nginx(made.authority, directory / "nginx") as server:
         arguments = (str(server.port), server.cafile)

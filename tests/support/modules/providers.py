@@ -1,4 +1,4 @@
-"""Tokens of several makers' modules, each with an RSA and a P-256 identity."""
+"""Tokens of several makers' modules, each with an RSA identity and, where the module has such keys, a P-256 one."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.support.modules.trials import Made
 from tests.support.piv.handle import Holder
 from tests.support.piv.profile import yubikey
 from tests.support.piv.stack import YUBIKEY_READER, CardStack, opensc_module, ykcs11_module
-from tests.support.programs import require
+from tests.support.programs import find_module, require
 from tokenauth.provisioning.softhsm import softhsm_module
 from tokenauth.testing import Authority
 
-__all__ = ["PROVIDERS", "find_module"]
+__all__ = ["PROVIDERS"]
 
 _KEYS = ("rsa2048", "p256")
 _CARD = {"9A": Holder("rsa2048", "rsa2048"), "9D": Holder("p256", "p256")}
 _STARTED = 10.0  # seconds
-
-
-def find_module(name: str) -> Path:
-    """A module's file, or a failed test."""
-    for directory in map(Path, ("/usr/lib", "/usr/lib64")):
-        for pattern in (name, f"*/{name}", f"*/pkcs11/{name}", f"pkcs11/{name}", f"*/nss/{name}"):
-            for path in sorted(directory.glob(pattern)):
-                return path
-    pytest.fail(f"the PKCS#11 module {name!r} is not installed and this test needs it", pytrace=False)
+#: openCryptoki's daemon, with directories of the first argument in place of the paths that it and the module know.
+#: Those that use it must be in the group pkcs11, which is root's own here: another one can not be given to files by
+#: somebody who is root in a namespace only.
+_SLOT_DAEMON = """\
+set -e
+mount -t tmpfs none /dev/shm
+mount --bind "$1/run" /run
+mount --bind "$1/lib" /var/lib/opencryptoki
+mount --bind "$1/opencryptoki.conf" /etc/opencryptoki/opencryptoki.conf
+mount --bind "$1/group" /etc/group
+exec setpriv --pdeathsig TERM pkcsslotd -f
+"""
 
 
 @contextmanager
@@ -121,8 +122,8 @@ def _answers(environment: dict[str, str]) -> bool:
 @contextmanager
 def _running(
     log: Path, program: str, *arguments: str, ready: Callable[[], bool], environment: dict[str, str] | None = None
-) -> Iterator[None]:
-    """A program, once it is ready; it ends with the block, and with the thread that started it."""
+) -> Iterator[int]:
+    """A program, once it is ready: its process id; it ends with the block, and with the thread that started it."""
     command = [require("setpriv"), "--pdeathsig", "TERM", require(program), *arguments]
     variables = {**os.environ, **(environment or {})}
     with log.open("wb") as output:
@@ -133,7 +134,7 @@ def _running(
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{program} does not start:\n{log.read_text(errors='replace')}")
             time.sleep(0.01)
-        yield
+        yield process.pid
     finally:
         process.terminate()
         process.wait()
@@ -163,6 +164,39 @@ def nss(directory: Path) -> Iterator[Made]:
     yield made
 
 
+@contextmanager
+def opencryptoki(directory: Path) -> Iterator[Made]:
+    """openCryptoki's soft token, in a mount and an IPC namespace where its daemon is alone."""
+    socket = directory / "run" / "pkcsslotd.socket"
+    for place in ("run/lock/opencryptoki/swtok", "lib/swtok/TOK_OBJ"):
+        (directory / place).mkdir(parents=True)
+    (directory / "opencryptoki.conf").write_text("version opencryptoki-3.8\nslot 0\n{\nstdll = libpkcs11_sw.so\n}\n")
+    (directory / "group").write_text("root:x:0:\npkcs11:x:0:root\n")
+    as_root = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    daemon = ("unshare", "--mount", "--ipc", *as_root, "--", "sh", "-c", _SLOT_DAEMON, "sh", str(directory))
+    with _running(directory / "pkcsslotd.log", *daemon, ready=socket.exists) as pid:
+        there = ("--mount", "--ipc", *(("--user", "--preserve-credentials") if as_root else ()))
+        made = Made(
+            *("opencryptoki", find_module("libopencryptoki.so"), "pkcs11:token=soft", _eight_digits(), "4321"),
+            *(Authority(), ("rsa2048",), {}, (require("nsenter"), "--target", str(pid), *there, "--")),
+        )
+        # The PINs that a new token has are known to all, and have to be changed before it does anything.
+        security_officer, first = _eight_digits(), _eight_digits()
+        for change in (
+            ("-I", "-S", "87654321"),  # asks for the label
+            ("-P", "-S", "87654321", "-n", security_officer),
+            ("-u", "-S", security_officer, "-n", first),
+            ("-p", "-U", first, "-n", made.pin),
+        ):
+            made.run("pkcsconf", "-c", "0", *change, input="soft\n")
+        made.fill(directory)
+        yield made
+
+
+def _eight_digits() -> str:
+    return f"{secrets.randbelow(10**8):08}"
+
+
 #: By name; each takes an empty directory.
 PROVIDERS: dict[str, Callable[[Path], AbstractContextManager[Made]]] = {
     "softhsm": softhsm,
@@ -170,4 +204,5 @@ PROVIDERS: dict[str, Callable[[Path], AbstractContextManager[Made]]] = {
     "ykcs11": ykcs11,
     "tpm2-pkcs11": tpm2,
     "nss": nss,
+    "opencryptoki": opencryptoki,
 }

@@ -52,14 +52,14 @@ class Made:
     environment: Mapping[str, str]
     launcher: tuple[str, ...] = ()
 
-    def run(self, *command: str | Path, **more: str) -> subprocess.CompletedProcess[bytes]:
+    def run(self, *command: str | Path, input: str = "", **more: str) -> subprocess.CompletedProcess[bytes]:
         """Run a program that uses the module; it has to succeed."""
         program, *arguments = command
         paths = os.pathsep.join(map(str, (_ROOT, _ROOT / "src")))
         done = subprocess.run(
             [*self.launcher, require(str(program)), *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": paths, **self.environment, **more},
-            stdin=subprocess.DEVNULL,
+            input=input.encode(),
             capture_output=True,
             timeout=_TIMEOUT,
             start_new_session=True,

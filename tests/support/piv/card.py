@@ -153,11 +153,11 @@ class Card:
     # --- the instructions ---
 
     def _select(self, command: Command, _: bool) -> bytes:
-        if command.p1 != 0x04 or len(command.data) < 5 or not objects.AID.startswith(command.data):
+        if command.p1 != 0x04 or len(command.data) < 5 or not self.profile.application.startswith(command.data):
             raise Refusal(SW.NOT_FOUND)  # the application that was selected stays so
         self._status.selected = True
-        identifier = tlv.encode(0x4F, objects.AID[5:])
-        authority = tlv.encode(0x79, tlv.encode(0x4F, objects.AID[:5]))
+        identifier = tlv.encode(0x4F, self.profile.application[5:])
+        authority = tlv.encode(0x79, tlv.encode(0x4F, self.profile.application[:5]))
         return tlv.encode(0x61, identifier, authority)
 
     def _get_data(self, command: Command, _: bool) -> bytes:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 __all__ = [
+    "as_made",
     "choose_pcscd",
     "fresh_piv",
     "lone_piv",
@@ -59,7 +60,7 @@ def piv_stack() -> Iterator[CardStack]:
 @pytest.fixture
 def piv(piv_stack: CardStack) -> CardStack:
     """``piv_stack`` with its card as it was made: in reader 0, PIN not verified, counters at zero."""
-    _as_made(piv_stack)
+    as_made(piv_stack)
     return piv_stack
 
 
@@ -73,7 +74,7 @@ def lone_piv_stack() -> Iterator[CardStack]:
 @pytest.fixture
 def lone_piv(lone_piv_stack: CardStack) -> CardStack:
     """Another pcscd with the same card, which no test uses in its own process: nobody is connected to the card."""
-    _as_made(lone_piv_stack)
+    as_made(lone_piv_stack)
     return lone_piv_stack
 
 
@@ -87,11 +88,12 @@ def yubikey_stack() -> Iterator[CardStack]:
 @pytest.fixture
 def yubikey(yubikey_stack: CardStack) -> CardStack:
     """Another pcscd with a card that passes for a YubiKey, as it was made; for programs."""
-    _as_made(yubikey_stack)
+    as_made(yubikey_stack)
     return yubikey_stack
 
 
-def _as_made(stack: CardStack) -> None:
+def as_made(stack: CardStack) -> None:
+    """Have pcscd run and the card in reader 0 as it was made: PIN not verified, counters at zero."""
     if stack.pcscd_pid is None:
         stack.start_pcscd()
     if stack.card.reader is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, field
 
+from tests.support.piv.objects import AID
+
 __all__ = ["NIST_ATR", "YUBIKEY_ATR", "Profile", "yubikey"]
 
 
@@ -36,6 +38,7 @@ class Profile:
         management_algorithm: its algorithm identifier: 3 for 3DES, 8, 10 or 12 for AES with 128, 192 or 256 bits.
         atr: what the card answers to a reset.
         guid: 16 bytes, the card's identity, from which OpenSC makes the token's serial number.
+        application: the name of its application; another one than PIV's makes it another kind of card.
         selected_at_reset: whether the PIV application is, as SP 800-73-4 demands; else only SELECT works.
         verify_adjacent: 9C signs only if the very command before was a VERIFY; else if there was one since the last
             signature with 9C.
@@ -51,6 +54,7 @@ class Profile:
     management_algorithm: int = 0x03
     atr: bytes = NIST_ATR
     guid: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+    application: bytes = AID
     selected_at_reset: bool = True
     verify_adjacent: bool = True
     version: tuple[int, int, int] | None = None

@@ -15,7 +15,7 @@ import pytest
 from tests.support.piv.handle import CONTROL, CardHandle, ask
 from tests.support.piv.host import VPCD
 from tests.support.piv.profile import Profile
-from tests.support.programs import SYSTEM_DIRECTORIES, require
+from tests.support.programs import SYSTEM_DIRECTORIES, find_module, require
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -225,17 +225,9 @@ def _plain_environment() -> dict[str, str]:
 
 def opensc_module() -> Path:
     """OpenSC's PKCS#11 module, or a failed test."""
-    return _module("opensc-pkcs11.so")
+    return find_module("opensc-pkcs11.so")
 
 
 def ykcs11_module() -> Path:
     """Yubico's PKCS#11 module, or a failed test."""
-    return _module("libykcs11.so")
-
-
-def _module(name: str) -> Path:
-    for directory in (Path("/usr/lib"), Path("/usr/lib64")):
-        for path in (directory / name, *directory.glob(f"*/{name}")):
-            if path.exists():
-                return path
-    pytest.fail(f"the PKCS#11 module {name!r} is not installed and this test needs it", pytrace=False)
+    return find_module("libykcs11.so")

@@ -91,11 +91,11 @@ def _watch(as_json: bool) -> None:
                 event = events.get(timeout=_BETWEEN_LOOKS)
             except Empty:
                 continue
-            record = _record(event)
+            now, record = datetime.now().astimezone(), _record(event)
             if as_json:
-                output.write_json({"time": f"{datetime.now():%Y-%m-%dT%H:%M:%S}", **record}, indent=None)
+                output.write_json({"time": now.isoformat(timespec="seconds"), **record}, indent=None)
             else:
-                output.write(f"{datetime.now():%H:%M:%S}  {output.printable(_line(event, record))}")
+                output.write(f"{now:%H:%M:%S}  {output.printable(_line(event, record))}")
 
 
 def _record(event: Event) -> dict[str, Any]:

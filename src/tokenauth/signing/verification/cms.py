@@ -104,7 +104,7 @@ def _check_outside(signed: Any, what: str) -> None:
     _check_fields([signed, signed["encap_content_info"], *signed["digest_algorithms"]], what)
     for info in signed["signer_infos"]:
         _check_fields([info, info["digest_algorithm"], info["signature_algorithm"]], what)
-    if signed["version"].native != _expected_version(signed):
+    if signed["version"].native not in _expected_versions(signed):
         raise Doubtful(f"{what} has a version that does not fit what it holds")
     used = {digest_name(info["digest_algorithm"]) for info in signed["signer_infos"]}
     listed = {digest_name(algorithm) for algorithm in signed["digest_algorithms"]}
@@ -121,14 +121,14 @@ def _check_outside(signed: Any, what: str) -> None:
             raise Broken(f"{what} has a signature with an impossible version")
 
 
-def _expected_version(signed: Any) -> str:
-    """RFC 5652 section 5.1."""
+def _expected_versions(signed: Any) -> tuple[str, ...]:
+    """RFC 5652 section 5.1; authorities whose time stamps hold attribute certificates often pass over those."""
     if any(choice.name != "crl" for choice in signed["crls"] or ()):
-        return "v5"
-    if any(choice.name == "v2_attr_cert" for choice in signed["certificates"] or ()):
-        return "v4"
+        return ("v5",)
     signers = {info["version"].native for info in signed["signer_infos"]}
-    return "v3" if "v3" in signers or signed["encap_content_info"]["content_type"].native != "data" else "v1"
+    is_plain = "v3" not in signers and signed["encap_content_info"]["content_type"].native == "data"
+    has_attributes = any(choice.name == "v2_attr_cert" for choice in signed["certificates"] or ())
+    return ("v1" if is_plain else "v3", *(("v4",) if has_attributes else ()))
 
 
 def _check_fields(sequences: list[Any], what: str) -> None:
