@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,12 @@ import pexpect
 import pytest
 from pyhanko.pdf_utils.reader import PdfFileReader
 
-from tests.support.asking import wait_until
+from tests.support.asking import chain_of, wait_until
 from tests.support.command_line import COMMAND, TIMEOUT, environment, error_of, output_of, run
 from tests.support.faulty_module import FaultyModule
 from tests.support.pdfs import one_page
 from tests.support.signed_files import trusting
+from tokenauth import signing
 from tokenauth.signing import verify
 from tokenauth.testing import SoftToken
 
@@ -283,6 +285,17 @@ def test_other_formats_are_resumed_too(card, tmp_path, format):
     assert Path(made[0]).stat().st_mtime_ns == before
 
 
+def test_a_container_of_other_files_is_no_result(card, tmp_path):
+    first, second = (tmp_path / name for name in ("first.txt", "second.txt"))
+    first.write_text("one")
+    second.write_text("the other")
+    output_of(sign(card, first))
+    done = sign(card, first, second, "--resume")
+    assert f"{tmp_path}/first.asice is there, but is not first.txt, second.txt signed" in done.stderr
+    output_of(sign(card, first, second, "--resume", "--force"))
+    assert output_of(sign(card, first, second, "--resume")) == ""
+
+
 @pytest.mark.parametrize("jobs", ["1", "4"])
 def test_interrupted_on_a_terminal(card, token, tmp_path, jobs):
     card.set(delay__C_Sign=60)
@@ -400,6 +413,18 @@ def test_broken_files_alone_cost_no_pin(card, tmp_path):
     assert sign(card, *files).returncode == 1
     error_of(sign(card, files[0]), 1)
     assert card.calls("C_Login") == 0
+
+
+def test_errors_that_are_kept_hold_no_files(token, tmp_path):
+    """A thousand broken files of a MiB each are not to be in memory at the end."""
+    files = pdfs(tmp_path / "in", 2)
+    files[1].write_bytes(b"%PDF-1.7\n" + bytes(1 << 20))
+    signer = signing.find_signer(token.uri, pin=PIN, module=token.module)
+    _, outcome = signing.Batch(signing.plan_files(files), signer).run()
+    assert outcome.status == "failed"
+    frames = [frame for link in chain_of(outcome.error) for frame, _ in traceback.walk_tb(link.__traceback__)]
+    assert len(frames) > 3
+    assert [frame.f_code.co_name for frame in frames if frame.f_locals] == ["_make"]  # its own
 
 
 def results_of(done: subprocess.CompletedProcess[str]) -> Any:

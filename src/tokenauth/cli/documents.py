@@ -70,7 +70,11 @@ def output_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., 
         default: where it goes without it.
     """
     return click.option(
-        *("-o", "--output", "target"), metavar="FILE|DIR", callback=_place, help=f"[default: {default}]"
+        *("-o", "--output", "target"),
+        metavar="FILE|DIR",
+        type=click.Path(),
+        callback=_place,
+        help=f"[default: {default}]",
     )
 
 

@@ -222,6 +222,7 @@ class Batch:
         try:
             made = perform(self._task(number), self._keys.for_one(reason))
         except Exception as error:  # noqa: BLE001 - whatever a file brings about, the others are signed
+            _forget_variables(error)
             if isinstance(error, _ENDS_ALL):
                 self._fatal = self._fatal or error
                 self._stop.set()
@@ -282,6 +283,15 @@ class _Keys:
         token_key = self._identity.token_key(shape_of(public_key), credentials)
         key = private_key(token_key, public_key)
         return signing_key(self._identity, extra=self._extra, pss=self._pss, private_key=key), token_key
+
+
+def _forget_variables(error: BaseException | None) -> None:
+    """Let the files go that the frames of an error, which is kept, and of those before it hold."""
+    import traceback
+
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _names(files: Sequence[Path]) -> str:

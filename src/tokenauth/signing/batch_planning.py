@@ -132,6 +132,9 @@ class _Planner(Record):
     resume: bool
     arguments: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return f"<_Planner {self.format}>"  # never the password
+
     def entry(self, group: tuple[Path, ...]) -> Entry:
         """What is to be done about one signed file."""
         try:
@@ -158,7 +161,8 @@ class _Planner(Record):
         elif self.force or (named and not self.resume):
             return Entry(group, task, output=target)
         elif self.resume:
-            what = f"{target} is there, but is not {group[0].name} signed, or that was changed since"
+            names = ", ".join(file.name for file in group)
+            what = f"{target} is there, but is not {names} signed, or that was changed since"
             error = DocumentError(what, hint="--force replaces it")
         else:
             hint = "--resume leaves it, --force replaces it, -o names another"
@@ -177,13 +181,26 @@ def _same(one: Path | None, other: Path | None) -> bool:
 
 
 def _is_done(task: Task) -> bool:
-    """Whether the signed file is there, and newer than its sources; a signed PDF begins as the PDF did."""
+    """Whether the signed file is there, newer than its sources, and of them as far as that is seen at once."""
     assert task.output is not None  # noqa: S101 - seen by the caller
     made = task.output.stat()
     sources = [one.path.stat() for one in task.documents if one.path is not None]
     if made.st_size == 0 or any(made.st_mtime_ns < source.st_mtime_ns for source in sources):
         return False
-    return task.format != "pades" or _begins_with(task.output, task.documents[0])
+    if task.format == "pades":
+        return _begins_with(task.output, task.documents[0])
+    return task.format not in ("asice", "asics") or _holds(task.output, [source.st_size for source in sources])
+
+
+def _holds(container: Path, sizes: list[int]) -> bool:
+    """Whether a container holds so many files, of these sizes."""
+    from tokenauth.signing.asic_reader import Container
+
+    try:
+        with Container(container) as opened:
+            return sorted(map(opened.size, opened.data_files)) == sorted(sizes)
+    except DocumentError:
+        return False
 
 
 def _begins_with(longer: Path, document: Document) -> bool:
