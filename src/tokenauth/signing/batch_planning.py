@@ -217,11 +217,15 @@ def _without_results(entries: list[Entry]) -> list[Entry]:
     for one in entries:
         if one.output is not None:
             outputs.setdefault(one.output.resolve(), one.files)
-    results = [one for one in entries if outputs.get(one.files[0].resolve(), one.files) != one.files]
+    sources: list[Entry] = []
+    results: list[Entry] = []
+    for one in entries:
+        is_source = outputs.get(one.files[0].resolve(), one.files) == one.files
+        (sources if is_source else results).append(one)
     if results:
         more = f" and {len(results) - 1} more files" if len(results) > 1 else ""
         notice(f"left out, as others of these files signed: {results[0].files[0]}{more}")
-    return [_unless_twice(one, outputs) for one in entries if one not in results]
+    return [_unless_twice(one, outputs) for one in sources]
 
 
 def _unless_twice(entry: Entry, outputs: dict[Path, tuple[Path, ...]]) -> Entry:
