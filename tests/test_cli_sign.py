@@ -317,6 +317,12 @@ def test_checked_before_the_pin(signers, here, card, arguments, code, said):
     assert not list(here.glob(".*"))
 
 
+def test_a_key_that_the_format_does_not_take(signers, here, card):
+    line = error_of(sign(signers, "data.xml", "--format", "xades", "--module", card.path, kind="ed25519"), 1)
+    assert "Ed25519" in line
+    assert card.calls("C_Login") == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
