@@ -160,6 +160,8 @@ def test_crls_come_from_files_too(tmp_path):
     data = made("cades", key)
     for file in ("crls.pem", "crl.der"):
         assert verified("cades", data, load_trust([tmp_path / "root.pem", tmp_path / file])).status == "invalid"
+    (tmp_path / "both.pem").write_bytes(pki().root.pem + pem)
+    assert verified("cades", data, load_trust([tmp_path / "both.pem"])).status == "invalid"
 
 
 def test_a_forged_crl_counts_for_nothing():

@@ -109,7 +109,7 @@ def test_a_field_filled_in_is_permitted_and_told(signer):
     assert report.status == "valid", report.reason
     assert report.covers == (
         f"revision 3 of 4: the first {len(data)} of {len(updated(data, fill))} bytes",
-        "not the later revisions, in which form fields were filled in, as is permitted",
+        "not the later revisions, in which form fields were filled in or signed, as is permitted",
     )
 
 

@@ -204,10 +204,10 @@ def _signature(
             own = cms.evidence_of(signed)
             info = signed["signer_infos"][0]
             signer = cms.check_signer(info, own.certificates, "data", field.embedded.compute_digest)
+            later = [stamp for stamp in stamps if stamp.revision > field.revision]
+            archive = [stamp for stamp in later if _has_store(reader, stamp.revision)]
     except Finding as problem:
         return failed("pades", problem, covers=field.covers, signer=_likely_signer(field))
-    later = [stamp for stamp in stamps if stamp.revision > field.revision]
-    archive = [stamp for stamp in later if _has_store(reader, stamp.revision)]
     problems = [store_problem] if store_problem is not None else []
     try:
         own += cms_levels.evidence_beside(info)

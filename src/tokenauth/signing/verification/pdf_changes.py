@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 __all__ = ["coverage", "hidden_signature"]
 
-_CHANGES = {"LTA_UPDATES": "validation data were added", "FORM_FILLING": "form fields were filled in"}
+_CHANGES = {
+    "NONE": "nothing that shows was changed",
+    "LTA_UPDATES": "validation data were added",
+    "FORM_FILLING": "form fields were filled in or signed",
+}
 #: What pyHanko's comparison of revisions raises where a file surprises it, by references to nothing for example.
 _PUZZLED = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
 
@@ -38,13 +42,14 @@ def coverage(embedded: Any, reader: Any, stream: BinaryIO) -> tuple[str, ...]:
         raise Broken(f"the PDF was changed after it was signed, in a way that is not permitted: {_plain(changes)}")
     if not embedded.summarise_integrity_info()["docmdp_ok"]:
         raise Broken("the PDF was changed after it was signed, in a way that the signature does not permit")
-    total = int(reader.xrefs.total_revisions)
+    return _words(embedded, int(reader.xrefs.total_revisions), changes.modification_level.name, stream)
+
+
+def _words(embedded: Any, total: int, level: str, stream: BinaryIO) -> tuple[str, ...]:
     covered = sum([int(number) for number in embedded.byte_range][2:])
     if embedded.signed_revision + 1 == total:
         return (_last_revision(stream, covered),)
-    kind = _CHANGES.get(changes.modification_level.name, "annotations were added")
-    if changes.modification_level.name == "NONE":
-        kind = "nothing that shows was changed"
+    kind = _CHANGES.get(level, "annotations were added")
     return (
         f"revision {embedded.signed_revision + 1} of {total}: the first {covered} of {_size(stream)} bytes",
         f"not the later revisions, in which {kind}, as is permitted",

@@ -107,7 +107,9 @@ def _part(content: bytes, file: str | Path, signers: list[bytes]) -> Trust:
 
         return Trust(read_trusted_list(content, Path(file).name, signers))
     crls = _crls(content, file)
-    return Trust(crls=crls) if crls else Trust(tuple(Anchor(der) for der in _certificates(content, file)))
+    if crls and b"CERTIFICATE-----" not in content:
+        return Trust(crls=crls)
+    return Trust(tuple(Anchor(der) for der in _certificates(content, file)), crls=crls)
 
 
 def _crls(content: bytes, file: str | Path) -> tuple[bytes, ...]:
