@@ -80,7 +80,7 @@ def measure(token: SoftToken, key_type: str, tls: str, options: argparse.Namespa
     with tempfile.TemporaryDirectory() as directory:
         pair, _ = file_pair(token.ca, key_type, Path(directory))
         with Nginx(token.ca, Path(directory), NginxOptions(tls=tls, session_tickets=True)) as server:
-            context = tokenauth.create_context(identity.uri, pin=token.pin, cafile=server.cafile)
+            context = tokenauth.create_context(identity.uri, pin=token.pin, module=token.module, cafile=server.cafile)
             plain = ssl.create_default_context(cafile=server.cafile)
             plain.load_cert_chain(pair)
             from_file = with_file_key(plain, server.port)

@@ -15,12 +15,13 @@ import requests
 import urllib3
 
 import tokenauth
-from tests.support import counting
+from tests.support import counting, read_to_end
 from tests.support.connect import connected, fetch
 from tests.support.nginx import Nginx, NginxOptions
 from tests.support.proxy import ConnectProxy
 from tokenauth.testing import MTLSServer, SoftToken
 from tokenauth.tls import sessions
+from tokenauth.tls.openssl.session import id_of_session
 
 pytestmark = pytest.mark.xdist_group("tls_sessions")
 CLOSE = {"Connection": "close"}
@@ -121,6 +122,46 @@ def test_a_handshake_that_the_caller_starts(token, server):
         tls.do_handshake()
         assert tls.session_reused
         assert tls.identity.label == "one"
+
+
+def test_a_socket_that_is_connected_after_it_was_wrapped(token, server):
+    context = context_for(token, server)
+    fetch(context, server.port)
+    with context.wrap_socket(socket.socket(), server_hostname="localhost") as tls:
+        tls.connect(("127.0.0.1", server.port))
+        assert tls.session_reused
+        assert tls.identity.label == "one"
+
+
+def test_a_session_of_the_callers_own_goes_first(token, server):
+    context = context_for(token, server)
+    with connected(context, server.port) as tls:
+        tls.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        read_to_end(tls)
+        own = tls.session
+    kept = context._tokenauth.sessions._kept
+    (before,) = [list(sessions) for sessions in kept.values()]
+    with (
+        socket.create_connection(("127.0.0.1", server.port)) as plain,
+        context.wrap_socket(plain, server_hostname="localhost", session=own) as tls,
+    ):
+        assert tls.session_reused
+    assert [*kept.values()] == [before]
+
+
+def test_a_python_whose_connections_are_laid_out_in_another_way_keeps_none(token, server):
+    class Connection:
+        """Three fields behind the header, as CPython's, but in another order."""
+
+        __slots__ = ("context", "socket", "ssl")
+
+        def __init__(self) -> None:
+            self.context, self.socket, self.ssl = ssl.create_default_context(), None, None
+
+    other = Connection()
+    assert id_of_session(other) == b""
+    with connected(context_for(token, server), server.port) as tls:
+        assert id_of_session(tls._sslobj) == tls.session.id
 
 
 def test_threads_use_each_session_once(token, server, monkeypatch):

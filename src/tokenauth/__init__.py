@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tokenauth._version import __version__
 from tokenauth.errors import (
     AmbiguousIdentity,
     HandshakeFailed,
@@ -30,6 +29,7 @@ from tokenauth.errors import (
 
 if TYPE_CHECKING:
     from tokenauth import pin, signing, testing
+    from tokenauth._version import __version__
     from tokenauth.clients.http import Session, TokenAdapter
     from tokenauth.inventory.identity import Identity
     from tokenauth.inventory.search import identities, identity
@@ -79,6 +79,7 @@ _WHERE = {
     "Session": "tokenauth.clients.http",
     "TokenAdapter": "tokenauth.clients.http",
     "TokenURI": "tokenauth.uri",
+    "__version__": "tokenauth._version",
     "configure": "tokenauth.tls.context",
     "create_context": "tokenauth.tls.context",
     "identities": "tokenauth.inventory.search",

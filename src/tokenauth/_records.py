@@ -7,12 +7,18 @@ is it. What it makes are tuples: frozen, comparable, hashable, to be unpacked.
 
 from __future__ import annotations
 
+from functools import cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from typing import NamedTuple as Record
 else:
+
+    @cache
+    def _field(position: int) -> property:
+        """What reads a field; one serves all classes, in the same position."""
+        return property(itemgetter(position))
 
     class Record(tuple):
         """The base of a named tuple: ``class Point(Record): x: int; y: int = 0``."""
@@ -23,7 +29,7 @@ else:
             cls._fields = cls.__match_args__ = tuple(cls.__annotations__)
             cls._field_defaults = {name: cls.__dict__[name] for name in cls._fields if name in cls.__dict__}
             for position, name in enumerate(cls._fields):
-                setattr(cls, name, property(itemgetter(position)))
+                setattr(cls, name, _field(position))
 
         def __new__(cls, *values: Any, **named: Any) -> Record:
             if named or len(values) != len(cls._fields):
@@ -31,14 +37,18 @@ else:
             return tuple.__new__(cls, values)
 
         @classmethod
-        def _in_order(cls, values: tuple[Any, ...], named: dict[str, Any]) -> list[Any]:
-            given = dict(zip(cls._fields, values, strict=False))
-            wrong = [name for name in named if name not in cls._fields or name in given]
-            found = {**cls._field_defaults, **given, **named}
-            missing = [name for name in cls._fields if name not in found]
-            if len(values) > len(cls._fields) or wrong or missing:
-                raise TypeError(f"{cls.__name__}() takes {', '.join(cls._fields)}; wrong: {wrong}, missing: {missing}")
-            return [found[name] for name in cls._fields]
+        def _in_order(cls, values: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+            names = cls._fields[len(values) :]
+            found = {**cls._field_defaults, **named}
+            try:
+                rest = tuple([found[name] for name in names])
+            except KeyError as error:
+                raise TypeError(f"{cls.__name__}() takes {', '.join(cls._fields)}; missing: {error}") from None
+            if len(values) > len(cls._fields) or not named.keys() <= set(names):
+                raise TypeError(
+                    f"{cls.__name__}() takes {', '.join(cls._fields)}, not {len(values)} values and {[*named]}"
+                )
+            return values + rest
 
         def __getnewargs__(self) -> tuple[Any, ...]:
             return tuple(self)

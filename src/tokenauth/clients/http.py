@@ -79,7 +79,8 @@ class TokenAdapter(requests.adapters.HTTPAdapter):
         self._contexts: dict[str | bool, ssl.SSLContext] = {}
         self._lock = threading.Lock()
         if not isinstance(uri_or_context, ssl.SSLContext):
-            wanted(uri_or_context, **self._options)  # what is wrong with the URI or the module shows now
+            found = wanted(uri_or_context, **self._options)  # what is wrong with the URI or the module shows now
+            self._identity = found.identity or found.uri
         super().__init__(**settings)
 
     def _context(self, verify: bool | str) -> ssl.SSLContext:

@@ -8,7 +8,6 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from tokenauth.cards.places import user_directory
 from tokenauth.pkcs11.discovery import SYSTEMS, Discovery, ModuleCandidate, library_name, survey
 from tokenauth.pkcs11.known_modules import expand
 
@@ -36,6 +35,8 @@ def find_modules(
     found = survey(named, environ=environ, module_name=module_name)
     if named or module_name or environ.get("TOKENAUTH_MODULE"):
         return found
+    from tokenauth.cards.places import user_directory
+
     directory = user_directory(environ)
     if not directory or not os.path.exists(os.path.join(directory, "modules.toml")):
         return found

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokenauth.errors import AmbiguousIdentity, IdentityNotFound, TokenNotFound
 from tokenauth.inventory.survey import Inventory, take_inventory
-from tokenauth.pin import as_source, from_uri
+from tokenauth.pin import as_source
 from tokenauth.pkcs11.expiry import require_seconds
 from tokenauth.pkcs11.tokens import Credentials
 from tokenauth.uri import TokenURI
@@ -33,7 +33,11 @@ def credentials_for(
 ) -> Credentials:
     """Who is asked for the PIN: what the caller gave, or else what the URI names."""
     require_seconds(forget_after)
-    source = as_source(pin) or from_uri(uri)
+    source = as_source(pin)
+    if source is None:
+        from tokenauth.pin import from_uri
+
+        source = from_uri(uri)
     return Credentials(source, allow_final_try=allow_final_try, forget_after=forget_after)
 
 

@@ -9,7 +9,6 @@ from tokenauth.errors import ModuleError, TokenAuthError
 from tokenauth.inventory import certificates
 from tokenauth.inventory.candidates import find_modules
 from tokenauth.inventory.identity import FINGERPRINT, Found, Identity, fingerprint
-from tokenauth.pin import from_uri
 from tokenauth.pkcs11.keys import KeyReference, matching_key
 from tokenauth.pkcs11.modules import Module, SlotFailure, load_module
 from tokenauth.pkcs11.objects import CertificateObject, Objects, read_objects
@@ -86,7 +85,10 @@ def take_inventory(
     failures: list[TokenAuthError] = []
     entries: list[TokenEntry] = []
     candidates = _candidates(uri, module)
-    credentials = credentials or Credentials(from_uri(uri))
+    if credentials is None:
+        from tokenauth.pin import from_uri
+
+        credentials = Credentials(from_uri(uri))
     for loaded in _loaded(candidates, isolate, failures):
         if not uri.matches_library(loaded.info):
             continue

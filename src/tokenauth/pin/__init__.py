@@ -12,10 +12,17 @@ process until that memory is used again, longer for a ``str`` given as ``pin=`` 
 environment block of a process holds the PIN of :class:`Env` for as long as the process runs.
 """
 
-from tokenauth.pin.desktop import Keyring, Pinentry
-from tokenauth.pin.pad import PinPad
-from tokenauth.pin.request import OnPad, PinRequest, PinSource
-from tokenauth.pin.sources import Env, Fd, File, as_source, from_uri, parse_pin_source, prompt
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tokenauth.pin.request import OnPad, PinRequest, PinSource, as_source
+
+if TYPE_CHECKING:
+    from tokenauth.pin.desktop import Keyring, Pinentry
+    from tokenauth.pin.pad import PinPad
+    from tokenauth.pin.sources import Env, Fd, File, from_uri, parse_pin_source, prompt
 
 __all__ = [
     "Env",
@@ -32,3 +39,14 @@ __all__ = [
     "parse_pin_source",
     "prompt",
 ]
+
+#: What is imported when it is first used; a program that has its PIN uses none of it.
+_WHERE = {"Keyring": "tokenauth.pin.desktop", "Pinentry": "tokenauth.pin.desktop", "PinPad": "tokenauth.pin.pad"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE.get(name, "tokenauth.pin.sources")), name)
+    globals()[name] = value
+    return value

@@ -1,4 +1,7 @@
-"""What a source is asked for, and what it answers: a PIN, or that it is entered on the reader's pad."""
+"""What a source is asked for, and what it answers: a PIN, or that it is entered on the reader's pad.
+
+The simplest source, a PIN that the program has, is here as well.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Literal, TypeAlias
 from tokenauth._records import Record
 from tokenauth.errors import PinRequired
 
-__all__ = ["GivenPin", "OnPad", "Origin", "PinRequest", "PinSource"]
+__all__ = ["GivenPin", "OnPad", "Origin", "PinRequest", "PinSource", "as_source"]
 
 
 class PinRequest(Record):
@@ -68,6 +71,13 @@ _FAULTS = (
 )
 
 
+def _fault_of(pin: str) -> str:
+    """What keeps a text from being a PIN; empty for nothing."""
+    if pin and pin.isprintable():
+        return ""  # none of the patterns, whose compilation would take longer than all else here
+    return next((words for pattern, words in _FAULTS if re.search(pattern, pin)), "")
+
+
 class GivenPin:
     """A PIN in hand. Every source ends here: it hides the PIN, and refuses to give out what cannot be one."""
 
@@ -76,7 +86,7 @@ class GivenPin:
     def __init__(self, pin: str, origin: Origin, fault: str = "") -> None:
         self._pin = pin
         self._origin = origin
-        self._fault = fault or next((words for pattern, words in _FAULTS if re.search(pattern, pin)), "")
+        self._fault = fault or _fault_of(pin)
 
     def __repr__(self) -> str:
         return f"<PIN from {self._origin.name}>"
@@ -95,3 +105,24 @@ class GivenPin:
     def is_empty(self) -> bool:
         """Whether there is no character in it."""
         return not self._pin
+
+
+def as_source(pin: str | PinSource | None) -> PinSource | None:
+    """Make a source of whatever is given as ``pin=``.
+
+    Args:
+        pin: a PIN, a source, or None.
+
+    Returns:
+        A source whose ``repr`` does not show the PIN; a callable unchanged; None for None.
+
+    Raises:
+        TypeError: ``pin`` is something else.
+    """
+    if isinstance(pin, str):
+        return GivenPin(pin, Origin("the PIN given as pin="))
+    if pin is None or callable(pin):
+        return pin
+    kind = type(pin).__name__  # type: ignore[unreachable]  # not every caller has a type checker
+    del pin  # an int or bytes may well be a PIN, and a traceback can show locals
+    raise TypeError(f"pin must be a str, a callable or None, not {kind}")

@@ -1,4 +1,4 @@
-"""The sources, and what makes one of a ``pin=``, a ``--pin-source`` or a URI."""
+"""The sources, and what makes one of a ``--pin-source`` or a URI."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from tokenauth import pin
 from tokenauth.errors import InvalidURI, PinRequired
-from tokenauth.pin.desktop import Keyring, Pinentry
-from tokenauth.pin.pad import PinPad
 from tokenauth.pin.request import GivenPin, Origin
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
             """Where the PIN is."""
 
 
-__all__ = ["Env", "Fd", "File", "as_source", "from_uri", "parse_pin_source", "prompt"]
+__all__ = ["Env", "Fd", "File", "from_uri", "parse_pin_source", "prompt"]
 
 
 def _no_pin(origin: Origin, fault: str) -> GivenPin:
@@ -190,31 +189,10 @@ def prompt(request: PinRequest) -> str | OnPad:
         KeyboardInterrupt: Ctrl-C; the terminal's echo is on again.
     """
     if request.pin_pad:
-        return PinPad()(request)
+        return pin.PinPad()(request)
     from tokenauth.pin.terminal import ask
 
     return ask(request)
-
-
-def as_source(pin: str | PinSource | None) -> PinSource | None:
-    """Make a source of whatever is given as ``pin=``.
-
-    Args:
-        pin: a PIN, a source, or None.
-
-    Returns:
-        A source whose ``repr`` does not show the PIN; a callable unchanged; None for None.
-
-    Raises:
-        TypeError: ``pin`` is something else.
-    """
-    if isinstance(pin, str):
-        return GivenPin(pin, Origin("the PIN given as pin="))
-    if pin is None or callable(pin):
-        return pin
-    kind = type(pin).__name__  # type: ignore[unreachable]  # not every caller has a type checker
-    del pin  # an int or bytes may well be a PIN, and a traceback can show locals
-    raise TypeError(f"pin must be a str, a callable or None, not {kind}")
 
 
 #: Each form that --pin-source takes: how it is told, its pattern, and what makes a source of the pattern's group.
@@ -222,9 +200,9 @@ _FORMS: tuple[tuple[str, str, Callable[[str], PinSource]], ...] = (
     ("env:VAR", r"env:(.+)", Env),
     ("file:PATH", r"file:(.+)", File),
     ("fd:N", r"fd:([0-9]{1,9})", lambda number: Fd(int(number))),
-    ("keyring", r"(keyring)", lambda _: Keyring()),
-    ("pinentry", r"(pinentry)", lambda _: Pinentry()),
-    ("pad", r"(pad)", lambda _: PinPad()),
+    ("keyring", r"(keyring)", lambda _: pin.Keyring()),
+    ("pinentry", r"(pinentry)", lambda _: pin.Pinentry()),
+    ("pad", r"(pad)", lambda _: pin.PinPad()),
     ("prompt", r"(prompt)", lambda _: prompt),
 )
 

@@ -40,9 +40,11 @@ _LABEL_SIZE = 32  # CK_TOKEN_INFO.label, padded with blanks
 _LARGEST_SIGNATURE = 2048  # bytes: RSA with 16384 bits
 _LARGEST_ATTRIBUTE = 1 << 20  # bytes: what claims to be longer is no certificate and no key
 _UNAVAILABLE = c_ulong(-1).value  # CK_UNAVAILABLE_INFORMATION
+_ROOM = 2048  # bytes
 _SEARCH_BATCH = 64
 
 _Signature = c_ubyte * _LARGEST_SIGNATURE
+_Function = CFUNCTYPE(c_ulong)  # one class for all; making one for each would take longer than most calls
 
 
 class Mechanism(Record):
@@ -106,7 +108,9 @@ class Cryptoki:
     def _function(self, name: str) -> Any:
         if name not in self._functions:
             position, types = structures.FUNCTIONS[name]
-            self._functions[name] = CFUNCTYPE(c_ulong, *types)(self._addresses[position])
+            function: Any = _Function(self._addresses[position])
+            function.argtypes = types
+            self._functions[name] = function
         return self._functions[name]
 
     def _value(self, function: str, *arguments: Any) -> int:
@@ -270,7 +274,7 @@ class Cryptoki:
                 if not self._tells(session, handle, (structures.Attribute * 1).from_buffer(attribute)):
                     attribute.length = _UNAVAILABLE
         there = [attribute for attribute in template if attribute.length <= _LARGEST_ATTRIBUTE]
-        rooms = [(c_ubyte * attribute.length)() for attribute in there]
+        rooms = [_room(attribute.length) for attribute in there]
         for attribute, room in zip(there, rooms, strict=True):
             attribute.value = addressof(room)
         wanted = (structures.Attribute * len(there))(*there)
@@ -308,6 +312,11 @@ class Cryptoki:
         if value:
             raise ReturnValue(rv.name_of(value), "C_Sign")
         return ctypes.string_at(room, length.value)
+
+
+def _room(size: int) -> ctypes.Array[c_ubyte]:
+    """At least so many bytes. Each size is a class of its own, which takes longer to make than an attribute to read."""
+    return (c_ubyte * (size // _ROOM * _ROOM + _ROOM))()
 
 
 def _structure(mechanism: Mechanism) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from tokenauth._records import Record
 
@@ -122,9 +123,13 @@ def expand(system: System, environ: Mapping[str, str]) -> System:
     Returns:
         The system without ``{multiarch}``, ``{programs}`` and ``{lib}``.
     """
+    return _expanded(system, environ.get("ProgramFiles", r"C:\Program Files"))
+
+
+@lru_cache(maxsize=8)
+def _expanded(system: System, programs: str) -> System:
     # Every CPython for Linux knows its triplet; elsewhere no directory is named after one.
     multiarch = getattr(sys.implementation, "_multiarch", "")
-    programs = environ.get("ProgramFiles", r"C:\Program Files")
 
     def fill(templates: Iterable[str], libraries: Iterable[str] = ("",)) -> tuple[str, ...]:
         paths = (

@@ -6,7 +6,7 @@ From PKCS #11 v2.40 (pkcs11t.h, pkcs11f.h); later versions only append.
 from __future__ import annotations
 
 import sys
-from ctypes import POINTER, Structure, c_char, c_char_p, c_ubyte, c_ulong, c_void_p
+from ctypes import Structure, c_char, c_char_p, c_ubyte, c_ulong, c_void_p
 from typing import Any
 
 __all__ = [
@@ -21,8 +21,6 @@ __all__ = [
     "SlotInfo",
     "TokenInfo",
 ]
-
-_ULONG_P = POINTER(c_ulong)
 
 
 class _Packed(Structure):
@@ -130,26 +128,27 @@ class Attribute(_Packed):
     _fields_ = [("type", c_ulong), ("value", c_void_p), ("length", c_ulong)]
 
 
-#: Position in CK_FUNCTION_LIST, and the arguments' types. All return CK_RV.
+#: Position in CK_FUNCTION_LIST, and the arguments' types; a pointer is a ``c_void_p``, whatever is there. All return
+#: ``CK_RV``.
 FUNCTIONS: dict[str, tuple[int, tuple[Any, ...]]] = {
     "C_Initialize": (0, (c_void_p,)),
     "C_Finalize": (1, (c_void_p,)),
-    "C_GetInfo": (2, (POINTER(Info),)),
-    "C_GetSlotList": (4, (c_ubyte, c_void_p, _ULONG_P)),
-    "C_GetSlotInfo": (5, (c_ulong, POINTER(SlotInfo))),
-    "C_GetTokenInfo": (6, (c_ulong, POINTER(TokenInfo))),
-    "C_GetMechanismList": (7, (c_ulong, c_void_p, _ULONG_P)),
-    "C_GetMechanismInfo": (8, (c_ulong, c_ulong, POINTER(MechanismInfo))),
+    "C_GetInfo": (2, (c_void_p,)),
+    "C_GetSlotList": (4, (c_ubyte, c_void_p, c_void_p)),
+    "C_GetSlotInfo": (5, (c_ulong, c_void_p)),
+    "C_GetTokenInfo": (6, (c_ulong, c_void_p)),
+    "C_GetMechanismList": (7, (c_ulong, c_void_p, c_void_p)),
+    "C_GetMechanismInfo": (8, (c_ulong, c_ulong, c_void_p)),
     "C_InitToken": (9, (c_ulong, c_void_p, c_ulong, c_char_p)),
-    "C_OpenSession": (12, (c_ulong, c_ulong, c_void_p, c_void_p, _ULONG_P)),
+    "C_OpenSession": (12, (c_ulong, c_ulong, c_void_p, c_void_p, c_void_p)),
     "C_CloseSession": (13, (c_ulong,)),
-    "C_GetSessionInfo": (15, (c_ulong, POINTER(SessionInfo))),
+    "C_GetSessionInfo": (15, (c_ulong, c_void_p)),
     "C_Login": (18, (c_ulong, c_ulong, c_void_p, c_ulong)),
     "C_Logout": (19, (c_ulong,)),
     "C_GetAttributeValue": (24, (c_ulong, c_ulong, c_void_p, c_ulong)),
     "C_FindObjectsInit": (26, (c_ulong, c_void_p, c_ulong)),
-    "C_FindObjects": (27, (c_ulong, c_void_p, c_ulong, _ULONG_P)),
+    "C_FindObjects": (27, (c_ulong, c_void_p, c_ulong, c_void_p)),
     "C_FindObjectsFinal": (28, (c_ulong,)),
     "C_SignInit": (42, (c_ulong, c_void_p, c_ulong)),
-    "C_Sign": (43, (c_ulong, c_char_p, c_ulong, c_void_p, _ULONG_P)),
+    "C_Sign": (43, (c_ulong, c_char_p, c_ulong, c_void_p, c_void_p)),
 }

@@ -7,7 +7,6 @@ import time
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final, Literal
 
-from tokenauth.notices import notice
 from tokenauth.pkcs11.gate import renew_after_fork
 from tokenauth.pkcs11.login import Credentials, Login
 from tokenauth.pkcs11.mechanisms import SIGNING_MECHANISMS, MechanismInfo
@@ -199,6 +198,8 @@ class Token:
     @contextmanager
     def _notice_if_slow(self) -> Iterator[None]:
         """Some tokens blink and wait to be touched, which nothing in PKCS #11 tells."""
+        from tokenauth.notices import notice
+
         timer = threading.Timer(_SLOW, notice, (f"token {self.label!r} is still at it: touch it if it blinks",))
         timer.daemon = True
         timer.start()

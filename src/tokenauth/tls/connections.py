@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tokenauth.errors import HandshakeFailed, TokenAuthError
 from tokenauth.pkcs11.gate import Gate
 from tokenauth.tls import exchange
+from tokenauth.tls.openssl.session import TLSSession, id_of_session
 from tokenauth.tls.sessions import Kept, server_at
 
 if TYPE_CHECKING:
@@ -124,25 +125,10 @@ class _Explains:
 class TokenSSLSocket(_Explains, ssl.SSLSocket):
     """A socket of a context that authenticates with a token, and that keeps its TLS session for the next one."""
 
-    _store: SessionStore | None = None
+    _begun = False
     _server: Server | None = None  # for whom the session is to be kept; None if not, or not any more
     _offered: Kept | None = None
     _looks_left = 3  # at what the server gives, after reading
-
-    @classmethod
-    def _create(cls, *args: Any, **kwargs: Any) -> Any:
-        context: Any = kwargs["context"]
-        store: SessionStore | None = context._tokenauth.sessions
-        server = offered = None
-        if store is not None and not kwargs.get("server_side") and kwargs.get("session") is None:
-            server = server_at(kwargs["sock"], kwargs.get("server_hostname"), context)
-            offered = store.take(server) if server else None
-            if offered:
-                kwargs["session"] = offered.session
-        made = super()._create(*args, **kwargs)
-        made._store, made._server, made._offered = store, server, offered
-        made._know_session()
-        return made
 
     def do_handshake(self, *args: Any, **kwargs: Any) -> None:
         """As in ``ssl``.
@@ -150,6 +136,9 @@ class TokenSSLSocket(_Explains, ssl.SSLSocket):
         Raises:
             HandshakeFailed: the token or the peer refused; it is an :class:`ssl.SSLError`.
         """
+        if not self._begun:
+            self._begun = True
+            self._offer_session()
         super().do_handshake(*args, **kwargs)
         self._know_session()
 
@@ -165,26 +154,37 @@ class TokenSSLSocket(_Explains, ssl.SSLSocket):
             self._keep_session(self._server)
         return found
 
+    def _offer_session(self) -> None:
+        """Before the handshake: offer a session that was kept, unless the caller offers one of his own."""
+        context: Any = self.context
+        store: SessionStore | None = context._tokenauth.sessions
+        connection = self._sslobj  # type: ignore[attr-defined]
+        if store is None or connection is None or self.server_side or self.session is not None:
+            return
+        self._server = server_at(self, self.server_hostname, context)
+        self._offered = store.take(self._server) if self._server else None
+        if self._offered is not None:
+            self._offered.session.offer(connection)
+
     def _know_session(self) -> None:
         """After the handshake: which identity a resumed session stands for; in TLS 1.2 the session is there now."""
-        if self._server is None or (version := self.version()) is None:
+        if self._server is None:
             return
         if self._offered is not None and self.session_reused:
             self._offer = self._offered.offer
-        if version != "TLSv1.3":
+        if self.version() != "TLSv1.3":
             self._keep_session(self._server)
 
     def _keep_session(self, server: Server) -> None:
-        """Keep the session if the server has given one; in TLS 1.3 it comes with the first data.
-
-        ``session`` is a copy that costs as much as a third of a handshake, so it is not looked at for ever.
-        """
-        session, offer = self.session, self._offer
-        if session is not None and session.id and offer is not None and self._store is not None:
+        """Keep the session if the server has given one; in TLS 1.3 it comes with the first data."""
+        connection, offer = self._sslobj, self._offer  # type: ignore[attr-defined]
+        if connection is not None and offer is not None and (number := id_of_session(connection)):
             # In TLS 1.3 the id is the ticket's: until a new one comes, it is that of the session that was used up.
             used_up = self._offered.session.id if self._offered and self.version() == "TLSv1.3" else b""
-            if session.id != used_up:
-                self._store.keep(server, Kept(session, offer, offer.key.token.generation))
+            if number != used_up:
+                context: Any = self.context
+                kept = Kept(TLSSession(connection), offer, offer.key.token.generation)
+                context._tokenauth.sessions.keep(server, kept)
                 self._looks_left = 0
         if self._looks_left <= 0:
             self._server = None

@@ -20,6 +20,7 @@ from tokenauth.pkcs11.gate import renew_after_fork
 
 if TYPE_CHECKING:
     from tokenauth.tls.offers import Offer
+    from tokenauth.tls.openssl.session import TLSSession
 
 __all__ = ["Kept", "Server", "SessionStore", "server_at"]
 
@@ -49,12 +50,12 @@ class Kept(Record):
     """A session that may be offered.
 
     Args:
-        session: for ``wrap_socket``.
+        session: to be offered.
         offer: what the connection authenticated with.
         generation: of its token at that time.
     """
 
-    session: ssl.SSLSession
+    session: TLSSession
     offer: Offer
     generation: int
 

@@ -84,10 +84,18 @@ QUERY = CFUNCTYPE(c_void_p, c_void_p, c_int, POINTER(c_int))
 IMPORT = CFUNCTYPE(c_int, c_void_p, c_int, c_void_p)
 DIGEST_SIGN_INIT = CFUNCTYPE(c_int, c_void_p, c_char_p, c_void_p, c_void_p)
 DIGEST_SIGN = CFUNCTYPE(c_int, c_void_p, c_void_p, POINTER(c_size_t), c_size_t, c_void_p, c_size_t)
-# The same shapes for calling OpenSSL's functions, with the interpreter's lock held.
-NATIVE_IMPORT = PYFUNCTYPE(c_int, c_void_p, c_int, c_void_p)
-NATIVE_DIGEST_SIGN_INIT = PYFUNCTYPE(c_int, c_void_p, c_char_p, c_void_p, c_void_p)
-NATIVE_GET_CTX_PARAMS = PYFUNCTYPE(c_int, c_void_p, c_void_p)
+# For calling OpenSSL's functions, with the interpreter's lock held.
+_Native = PYFUNCTYPE(c_int)
+NATIVE_IMPORT = (c_void_p, c_int, c_void_p)
+NATIVE_DIGEST_SIGN_INIT = (c_void_p, c_char_p, c_void_p, c_void_p)
+NATIVE_GET_CTX_PARAMS = (c_void_p, c_void_p)
+
+
+def native(address: int, arguments: tuple[Any, ...]) -> Any:
+    """A function of OpenSSL's own tables, to be called."""
+    function: Any = _Native(address)
+    function.argtypes = arguments
+    return function
 
 
 def immortal(thing: Any) -> Any:

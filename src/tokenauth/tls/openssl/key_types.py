@@ -73,9 +73,9 @@ class KeyType:
         # One per thread is enough: TLS begins and makes a signature in one go. OpenSSL also begins some only to see
         # whether the key takes the digest, and never says that it let them go.
         self._begun = threading.local()
-        self._import = dispatch.NATIVE_IMPORT(keymgmt[dispatch.KEYMGMT_IMPORT])
-        self._init = dispatch.NATIVE_DIGEST_SIGN_INIT(signature[dispatch.SIGNATURE_DIGEST_SIGN_INIT])
-        self._get_params = dispatch.NATIVE_GET_CTX_PARAMS(signature[dispatch.SIGNATURE_GET_CTX_PARAMS])
+        self._import = dispatch.native(keymgmt[dispatch.KEYMGMT_IMPORT], dispatch.NATIVE_IMPORT)
+        self._init = dispatch.native(signature[dispatch.SIGNATURE_DIGEST_SIGN_INIT], dispatch.NATIVE_DIGEST_SIGN_INIT)
+        self._get_params = dispatch.native(signature[dispatch.SIGNATURE_GET_CTX_PARAMS], dispatch.NATIVE_GET_CTX_PARAMS)
         self.callbacks = {
             dispatch.OP_KEYMGMT: {dispatch.KEYMGMT_IMPORT: address_of(dispatch.IMPORT(self.import_key))},
             dispatch.OP_SIGNATURE: {

@@ -15,7 +15,7 @@ import ctypes
 import os
 import ssl
 import sys
-from ctypes import POINTER, c_char_p, c_int, c_long, c_size_t, c_uint32, c_uint64, c_ulong, c_void_p
+from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint32, c_uint64, c_ulong, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,7 @@ from tokenauth.errors import UnsupportedOpenSSL
 
 __all__ = ["OpenSSL", "openssl"]
 
-_INT_P = POINTER(c_int)
-_VOID_PP = POINTER(c_void_p)
-
-#: name: (result, arguments), from the headers of OpenSSL 3.0. An address travels as ``c_void_p``.
+#: name: (result, arguments), from the headers of OpenSSL 3.0. An address travels as ``c_void_p``, of whatever it is.
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "OpenSSL_version_num": (c_ulong, ()),
     "ERR_get_error": (c_ulong, ()),
@@ -35,7 +32,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     # providers and fetching
     "OSSL_PROVIDER_load": (c_void_p, (c_void_p, c_char_p)),
     "OSSL_PROVIDER_add_builtin": (c_int, (c_void_p, c_char_p, c_void_p)),
-    "OSSL_PROVIDER_query_operation": (c_void_p, (c_void_p, c_int, _INT_P)),
+    "OSSL_PROVIDER_query_operation": (c_void_p, (c_void_p, c_int, c_void_p)),
     "OSSL_PROVIDER_get0_provider_ctx": (c_void_p, (c_void_p,)),
     "EVP_KEYMGMT_fetch": (c_void_p, (c_void_p, c_char_p, c_char_p)),
     "EVP_KEYMGMT_free": (None, (c_void_p,)),
@@ -45,15 +42,15 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "EVP_PKEY_CTX_new_from_name": (c_void_p, (c_void_p, c_char_p, c_char_p)),
     "EVP_PKEY_CTX_free": (None, (c_void_p,)),
     "EVP_PKEY_fromdata_init": (c_int, (c_void_p,)),
-    "EVP_PKEY_fromdata": (c_int, (c_void_p, _VOID_PP, c_int, c_void_p)),
-    "EVP_PKEY_todata": (c_int, (c_void_p, c_int, _VOID_PP)),
+    "EVP_PKEY_fromdata": (c_int, (c_void_p, c_void_p, c_int, c_void_p)),
+    "EVP_PKEY_todata": (c_int, (c_void_p, c_int, c_void_p)),
     "EVP_PKEY_free": (None, (c_void_p,)),
     "EVP_PKEY_is_a": (c_int, (c_void_p, c_char_p)),
     "EVP_PKEY_get_bits": (c_int, (c_void_p,)),
     "EVP_PKEY_get_size": (c_int, (c_void_p,)),
     "OSSL_PARAM_free": (None, (c_void_p,)),
     # certificates
-    "d2i_X509": (c_void_p, (c_void_p, _VOID_PP, c_long)),
+    "d2i_X509": (c_void_p, (c_void_p, c_void_p, c_long)),
     "X509_free": (None, (c_void_p,)),
     "X509_get0_pubkey": (c_void_p, (c_void_p,)),
     "X509_get_issuer_name": (c_void_p, (c_void_p,)),
@@ -64,7 +61,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "X509_verify": (c_int, (c_void_p, c_void_p)),
     "X509_check_purpose": (c_int, (c_void_p, c_int, c_int)),
     "X509_get_key_usage": (c_uint32, (c_void_p,)),
-    "X509_NAME_get0_der": (c_int, (c_void_p, _VOID_PP, POINTER(c_size_t))),
+    "X509_NAME_get0_der": (c_int, (c_void_p, c_void_p, c_void_p)),
     "OPENSSL_sk_new_null": (c_void_p, ()),
     "OPENSSL_sk_push": (c_int, (c_void_p, c_void_p)),
     "OPENSSL_sk_num": (c_int, (c_void_p,)),
@@ -77,10 +74,16 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "SSL_CTX_set_cert_cb": (None, (c_void_p, c_void_p, c_void_p)),
     "SSL_get_servername": (c_char_p, (c_void_p, c_int)),
     "SSL_get0_peer_CA_list": (c_void_p, (c_void_p,)),
-    "SSL_get_sigalgs": (c_int, (c_void_p, c_int, _INT_P, _INT_P, _INT_P, c_void_p, c_void_p)),
+    "SSL_get_sigalgs": (c_int, (c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p)),
     "SSL_use_cert_and_key": (c_int, (c_void_p, c_void_p, c_void_p, c_void_p, c_int)),
     "SSL_version": (c_int, (c_void_p,)),
     "SSL_CTX_use_cert_and_key": (c_int, (c_void_p, c_void_p, c_void_p, c_void_p, c_int)),
+    # sessions
+    "SSL_get_session": (c_void_p, (c_void_p,)),
+    "SSL_set_session": (c_int, (c_void_p, c_void_p)),
+    "SSL_SESSION_dup": (c_void_p, (c_void_p,)),
+    "SSL_SESSION_free": (None, (c_void_p,)),
+    "SSL_SESSION_get_id": (c_void_p, (c_void_p, c_void_p)),
 }
 
 _WHAT_TO_DO = "use a Python whose ssl module is linked with a shared OpenSSL 3 (python.org's or a distribution's)"

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 __all__ = ["TokenPKey", "calls", "register"]
 
 _PROPERTIES = b"provider=tokenauth"
+_MOST_FUNCTIONS = 16  # of a table, and one more; all tables of one size are one class
 _PUBLIC_KEY = 0x86  # EVP_PKEY_PUBLIC_KEY: domain and other parameters, and the public key
 
 
@@ -120,7 +121,7 @@ def _functions(algorithm: Any, kept: frozenset[int]) -> dict[int, int]:
 
 def _row(names: bytes, functions: Mapping[int, int]) -> Algorithm:
     entries = [Dispatch(number, address) for number, address in sorted(functions.items())]
-    table = immortal((Dispatch * (len(entries) + 1))(*entries))
+    table = immortal((Dispatch * _MOST_FUNCTIONS)(*entries))  # the rest is zeros, the first of which ends it
     return Algorithm(names, _PROPERTIES, table, b"keys in PKCS#11 tokens")
 
 
