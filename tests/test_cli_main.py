@@ -15,7 +15,10 @@ from tests.support.command_line import COMMAND, TIMEOUT, environment, error_of, 
 from tokenauth.cli.failures import related
 from tokenauth.testing import SoftToken
 
-COMMANDS = ["list", "show", "get", "readers", "softtoken", "demo", "doctor", "completion"]
+COMMANDS = [
+    *("list", "show", "get", "sign", "verify", "extend", "container"),
+    *("readers", "softtoken", "demo", "doctor", "completion"),
+]
 
 
 def test_version():

@@ -11,6 +11,7 @@ import pytest
 
 import tokenauth
 from tests.support import docs
+from tokenauth import signing
 from tokenauth.cli import failures
 from tokenauth.cli.root import cli
 from tokenauth.doctor.environment import _VARIABLES
@@ -18,8 +19,9 @@ from tokenauth.provisioning.keys import KEY_TYPES
 
 
 @pytest.fixture
-def place(tmp_path_factory):
-    with docs.made(tmp_path_factory.mktemp("home")) as made:
+def place(request, tmp_path_factory):
+    text = (docs.ROOT / request.node.callspec.params["page"]).read_text()
+    with docs.made(tmp_path_factory.mktemp("home"), with_documents="tokenauth sign" in text) as made:
         yield made
 
 
@@ -86,6 +88,8 @@ def text_of(name):
 def test_every_public_name_is_described():
     described = set(re.findall(r"`(?:tokenauth\.)?(\w+)", text_of("python.md")))
     assert set(tokenauth.__all__) <= described
+    described = set(re.findall(r"`(?:signing\.)?(\w+)", text_of("python.md") + text_of("signing.md")))
+    assert set(signing.__all__) <= described
 
 
 def commands(group, name):

@@ -19,17 +19,25 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support import docs
 from tests.support.programs import openssl
+from tokenauth.signing import load_trust, verify
 
 EXAMPLES = docs.ROOT / "examples"
 CLIENTS = ["requests_session.py", "httpx_client.py", "aiohttp_client.py", "urllib_client.py", "choose_identity.py"]
-OTHERS = ["signing_request.py", "jwt_token.py", "server.py", "pytest_example/test_service.py"]
+OTHERS = [
+    "signing_request.py",
+    "jwt_token.py",
+    "sign_pdf.py",
+    "sign_in_two_steps.py",
+    "server.py",
+    "pytest_example/test_service.py",
+]
 
 pytestmark = pytest.mark.xdist_group("examples")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    with docs.made(tmp_path_factory.mktemp("examples")) as made:
+    with docs.made(tmp_path_factory.mktemp("examples"), with_documents=True) as made:
         yield made
 
 
@@ -50,6 +58,19 @@ def test_jwt_token(place):
     key = certificate.public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)
     assert jwt.decode(token, key, algorithms=["ES256"], audience="here")["sub"] == "CN=client"
+
+
+def test_sign_pdf(place):
+    card = ("--uri", "pkcs11:token=id-card", "--trust", "id-ca.pem", "--tsa", place.tsa)
+    seen = place.terminal(EXAMPLES / "sign_pdf.py", "contract.pdf", *card).strip()
+    assert seen == "contract.pdf.signed.pdf: valid, CN=Mari Maasikas, b-t, the whole file"
+
+
+def test_sign_in_two_steps(place):
+    seen = place.terminal(EXAMPLES / "sign_in_two_steps.py", "form.pdf", "--uri", "pkcs11:token=id-card").strip()
+    assert seen == "form.pdf.signed"
+    report = verify(place.directory / seen, trust=load_trust([place.directory / "id-ca.pem"], asks=True))
+    assert report.status == "valid"
 
 
 def test_server(place):

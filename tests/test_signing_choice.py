@@ -300,7 +300,7 @@ def test_a_container_below_what_its_readers_accept_is_told(caplog):
     plan(b"x", tsa="http://127.0.0.1/", level="b-lt")
     assert not caplog.records
     plan(b"x")
-    assert "most readers of ASICE containers want level B-LT" in caplog.text
+    assert "most readers of .asice containers want level B-LT" in caplog.text
 
 
 def test_extending_a_file_replaces_it_whole(signers, tmp_path):

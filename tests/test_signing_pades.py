@@ -298,7 +298,7 @@ def test_an_encrypted_pdf(signers, judged, caplog, password, level):
 
 
 @pytest.mark.parametrize(
-    ("password", "words"), [(None, "encrypted; give its password"), ("wrong", "password is wrong")]
+    ("password", "words"), [(None, "encrypted; give its password: "), ("wrong", "password is wrong")]
 )
 def test_an_encrypted_pdf_without_its_password(signers, calls, password, words):
     with pytest.raises(TokenAuthError, match=words) as caught:

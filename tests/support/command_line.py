@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import subprocess
 import sys
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
 import tokenauth
 from tokenauth.cli import root
 from tokenauth.provisioning.softhsm import softhsm_module, write_configuration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TIMEOUT = 30.0  # seconds
 COMMAND = (sys.executable, "-m", "tokenauth")
@@ -46,9 +54,33 @@ def run(*arguments: str, input: str | None = None, **more: str) -> subprocess.Co
     )
 
 
+def run_inside(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """What :func:`run` does, in this process, which takes a tenth of the time; logins of this process serve as well."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+    variables = mock.patch.dict(os.environ, environment(**more))
+    with variables, _loggers_as_before(), redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+        code = root.run(arguments)
+    output, errors = (stream.buffer.getvalue().decode() for stream in streams)
+    return subprocess.CompletedProcess(["tokenauth", *arguments], code, output, errors)
+
+
+@contextmanager
+def _loggers_as_before() -> Iterator[None]:
+    """The command sends the log to its stderr, where other tests would look for it in vain."""
+    loggers = [logging.getLogger(name) for name in ("tokenauth", "urllib3")]
+    before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+
+
 def run_here(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Run ``tokenauth`` in this process: its exit code, stdout and stderr, neither of which shows a defect."""
-    code = root.run(arguments)
+    with _loggers_as_before():
+        code = root.run(arguments)
     output, errors = capsys.readouterr()
     for text in (output, errors):
         assert "Traceback" not in text

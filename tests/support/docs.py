@@ -2,7 +2,9 @@
 
 In the documents the service is ``https://service.example/``, its CA's certificate ``ca.pem``, and two tokens are there:
 ``dev`` with a client's identity, ``site`` with a server's. Here they are a server on loopback, a file and two SoftHSM
-tokens. Every fenced block is run, by what its fence says:
+tokens. Where documents are signed there is a third one, ``id-card``, with a certificate for authentication and one for
+documents, whose CA's certificate is ``id-ca.pem``; some documents; and a time-stamping authority,
+``https://tsa.example/``. Every fenced block is run, by what its fence says:
 
 - ``console``: one shell runs the lines that begin with ``$``; all of the output must be there, ``...`` stands for any
   text, and a command fails only if ``echo $?`` comes next.
@@ -19,13 +21,15 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pexpect
 
 from tests.support.command_line import environment
+from tests.support.pdfs import one_page
+from tests.support.revocation import AskableAuthority, services
 from tokenauth.provisioning.softhsm import token_directories, write_configuration
 from tokenauth.testing import Authority, MTLSServer, SoftToken
 
@@ -44,7 +48,7 @@ _BLOCK = re.compile(
 _VARIABLE = (
     (r"\b[0-9a-f]{16}\b|\b[0-9a-f]{38,40}\b", "SERIAL"),
     (r"(slot\W+)\d+", r"\1NUMBER"),
-    (r"\d{4}-\d\d-\d\d(T[\d:]+Z)?", "TIME"),
+    (r"\d{4}-\d\d-\d\d(T[\d:]+Z| [\d:]{8} UTC)?", "TIME"),
     (r"\d+\.\d s\b", "SECONDS"),
     (r"/[^\s\"']*libsofthsm2\.so", "MODULE"),
     (r"localhost:\d+", "SERVER"),
@@ -82,11 +86,13 @@ class Place(NamedTuple):
     environment: dict[str, str]
     url: str
     pin: str
+    tsa: str = ""
 
     def adapt(self, text: str) -> str:
         """What is to be run, for what is written."""
         host = self.url.removeprefix("https://").rstrip("/")
-        return text.replace("https://service.example/", self.url).replace("service.example:443", host)
+        text = text.replace("https://service.example/", self.url).replace("service.example:443", host)
+        return text.replace("https://tsa.example/", self.tsa)
 
     def matches(self, written: str, seen: str) -> bool:
         """Whether output is what is written, which may leave things out with ``...``."""
@@ -143,17 +149,8 @@ class Place(NamedTuple):
         return seen
 
 
-def _alone(directory: Path, *tokens: SoftToken) -> Path:
-    """Copies of tokens where no other tokens are: this process may have more, which the documents know nothing of."""
-    configuration = write_configuration(directory)
-    for token in tokens:
-        [found] = token_directories(token.configuration.parent, token.serial)
-        shutil.copytree(found, directory / "tokens" / found.name)
-    return configuration
-
-
 @contextmanager
-def made(directory: Path) -> Iterator[Place]:
+def made(directory: Path, *, with_documents: bool = False) -> Iterator[Place]:
     """The place, below an empty directory."""
     authority = Authority("tokenauth development CA")
     until = authority.certificate.not_valid_after_utc
@@ -161,22 +158,60 @@ def made(directory: Path) -> Iterator[Place]:
         SoftToken("dev", key_type=None, authority=authority) as token,
         SoftToken("site", key_type=None, authority=authority, pin=token.pin) as site,
         MTLSServer(authority) as server,
+        ExitStack() as more,
     ):
         token.add_identity("client", not_after=until)
         site.add_identity("server", purposes=("tls-server",), names=("localhost", "127.0.0.1"), not_after=until)
-        configuration = _alone(directory / "softhsm", token, site)
         (directory / "ca.pem").write_bytes(authority.pem)
         (directory / "pin").touch(mode=0o600)
         (directory / "pin").write_text(f"{token.pin}\n")
+        tokens, tsa = [token, site], ""
+        if with_documents:
+            card, tsa = _documents(directory, token.pin, more)
+            tokens.append(card)
         yield Place(
             directory,
             environment(
+                SOFTHSM2_CONF=str(_copied(tokens, directory)),
                 PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
                 HOME=str(directory),
-                SOFTHSM2_CONF=str(configuration),
                 TOKENAUTH_PIN_SOURCE=f"file:{directory / 'pin'}",
                 CARD_PIN=token.pin,
             ),
             server.url,
             token.pin,
+            tsa,
         )
+
+
+def _copied(tokens: list[SoftToken], directory: Path) -> Path:
+    """SoftHSM's configuration with copies of these tokens only: other tests of this process may have more."""
+    copy = write_configuration(directory / "softhsm")
+    for token in tokens:
+        for found in token_directories(token.configuration.parent, token.serial):
+            shutil.copytree(found, copy.parent / "tokens" / found.name)
+    return copy
+
+
+def _documents(directory: Path, pin: str, more: ExitStack) -> tuple[SoftToken, str]:
+    """Put documents there; gives the ID card that signs them, and the URL of the time-stamping authority."""
+    (directory / "services").mkdir()
+    running = more.enter_context(services(directory / "services"))
+    root = AskableAuthority(running, "id-ca")
+    running.set_up_tsa(root)
+    card = more.enter_context(SoftToken("id-card", key_type=None, authority=root, pin=pin))
+    card.add_identity("authentication", purposes=("tls-server",))  # the client's is on the other one
+    card.add_identity("Mari Maasikas", purposes=("document",))
+    (directory / "id-ca.pem").write_bytes(root.pem)
+    (directory / "invoices").mkdir()
+    for name in ("contract.pdf", "form.pdf", *(f"invoices/{number}.pdf" for number in (1, 2, 3))):
+        (directory / name).write_bytes(one_page())
+    for name, content in {
+        "report.docx": b"a report",
+        "photo.jpg": b"a photo",
+        "data.xml": b"<order><item>ten apples</item></order>",
+        "big.iso": bytes(100_000),
+        "claims.json": b'{"sub": "me"}',
+    }.items():
+        (directory / name).write_bytes(content)
+    return card, running.tsa

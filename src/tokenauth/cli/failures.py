@@ -14,6 +14,7 @@ from tokenauth.errors import (
     HandshakeFailed,
     IdentityNotFound,
     InvalidURI,
+    LevelNotReached,
     ModuleError,
     PinError,
     ReadersUnavailable,
@@ -25,9 +26,11 @@ from tokenauth.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["PeerFailed", "related", "report"]
+__all__ = ["PeerFailed", "judge", "related", "report"]
 
 DONE, FAILED, USAGE, NOT_FOUND, PIN, PEER, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+#: What `verify` found; those of one that is valid is DONE.
+INVALID, INDETERMINATE = 10, 11
 
 
 class PeerFailed(TokenAuthError):
@@ -48,6 +51,7 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (ReadersUnavailable, NOT_FOUND),
     (HandshakeFailed, PEER),
     (PeerFailed, PEER),
+    (LevelNotReached, PEER),
     (ssl.SSLError, PEER),
     (TokenAuthError, FAILED),
     (OSError, FAILED),
@@ -70,6 +74,26 @@ def related(error: BaseException) -> Iterator[BaseException]:
                 queue.append(other)
 
 
+def judge(error: Exception) -> tuple[int, str]:
+    """What an error comes to.
+
+    Args:
+        error: what a command, or what it does for one of several files, raised.
+
+    Returns:
+        The exit code, and what went wrong in one sentence.
+    """
+    causes = list(related(error))
+    for kind, code in _CODES:
+        cause = next((cause for cause in causes if isinstance(cause, kind)), None)
+        if cause is not None:
+            return code, _text(cause)
+    if output.verbosity():
+        traceback.print_exception(error)
+    advice = "report it with what is above" if output.verbosity() else "run the command again with -v to see more"
+    return FAILED, f"{type(error).__name__}: {error}; this is a defect of tokenauth: {advice}"
+
+
 def report(error: Exception) -> int:
     """Say on one line of stderr what went wrong.
 
@@ -79,17 +103,9 @@ def report(error: Exception) -> int:
     Returns:
         The exit code.
     """
-    causes = list(related(error))
-    for kind, code in _CODES:
-        cause = next((cause for cause in causes if isinstance(cause, kind)), None)
-        if cause is not None:
-            output.say(f"error: {_text(cause)}")
-            return code
-    if output.verbosity():
-        traceback.print_exception(error)
-    advice = "report it with what is above" if output.verbosity() else "run the command again with -v to see more"
-    output.say(f"error: {type(error).__name__}: {error}; this is a defect of tokenauth: {advice}")
-    return FAILED
+    code, text = judge(error)
+    output.say(f"error: {text}")
+    return code
 
 
 def _text(error: BaseException) -> str:

@@ -23,6 +23,10 @@ _COMMANDS = {
     "list": "tokenauth.cli.commands.list",
     "show": "tokenauth.cli.commands.show",
     "get": "tokenauth.cli.commands.get",
+    "sign": "tokenauth.cli.commands.sign",
+    "verify": "tokenauth.cli.commands.verify",
+    "extend": "tokenauth.cli.commands.extend",
+    "container": "tokenauth.cli.commands.container",
     "readers": "tokenauth.cli.commands.readers",
     "softtoken": "tokenauth.cli.commands.softtoken",
     "demo": "tokenauth.cli.commands.demo",
@@ -58,6 +62,8 @@ def cli(context: click.Context) -> None:
       3  no module, no reader, no token, no identity, or several where one is needed
       4  PIN required, wrong, refused or locked
       5  the other side refused, or TLS with it failed
+     10  verify: a signature is invalid
+     11  verify: whether one is valid can not be told
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)

@@ -26,6 +26,10 @@ __all__ = ["FINGERPRINT", "Found", "Identity", "fingerprint"]
 #: in the query, which programs that do not know it pass over; in the path they would have to find nothing.
 FINGERPRINT = "x-sha256"
 _FINGERPRINT_DIGITS = 16
+#: How OpenSC's module and Yubico's call the maker of PIV cards, and the ``CKA_ID`` of what is in slot 9C with both:
+#: the key for digital signatures, of which NIST SP 800-73-4 part 1 table 4b says "PIN Always".
+_PIV = ("piv_II", "Yubico")
+_PIV_SIGNATURE_KEY = b"\x02"
 
 
 def fingerprint(certificate: bytes) -> bytes:
@@ -199,6 +203,17 @@ class Identity:
             return None if token.login_required and not token.logged_in else False
         halves = [half.public for half in (found.private_key, found.public_key) if half is not None and half.public]
         return carries(self.certificate_der, halves[0]) if halves else True
+
+    @property
+    def asks_each_time(self) -> bool | None:
+        """Whether its key wants the PIN for each signature; None: that can not be seen before a login.
+
+        Of PIV cards it is known: their modules show no private key before a login, but the one in slot 9C does.
+        """
+        key = self._found.private_key
+        if key is not None:
+            return key.always_authenticate
+        return True if self.id == _PIV_SIGNATURE_KEY and self.token.manufacturer.startswith(_PIV) else None
 
     @property
     def problems(self) -> list[str]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenauth.signing.asic_reader import Container
+    from tokenauth.signing.batch import Batch, Outcome
+    from tokenauth.signing.batch_planning import Entry, plan_files
     from tokenauth.signing.choice import find_signer, signing_key
     from tokenauth.signing.model import (
         FORMATS,
@@ -31,15 +33,18 @@ if TYPE_CHECKING:
 #: Where each name is defined.
 _WHERE = {
     "Anchor": "verification",
+    "Batch": "batch",
     "Container": "asic_reader",
     "Document": "model",
     "DocumentError": "refusals",
+    "Entry": "batch_planning",
     "FORMATS": "model",
     "FileReport": "model",
     "Job": "model",
     "LEVELS": "model",
     "Means": "model",
     "Options": "model",
+    "Outcome": "batch",
     "Prepared": "two_steps",
     "SignatureReport": "model",
     "SigningKey": "model",
@@ -54,6 +59,7 @@ _WHERE = {
     "load_trust": "verification",
     "perform": "operations",
     "plan": "operations",
+    "plan_files": "batch_planning",
     "prepare": "two_steps",
     "sign": "operations",
     "signing_key": "choice",
@@ -67,13 +73,16 @@ __all__ = [
     "FORMATS",
     "LEVELS",
     "Anchor",
+    "Batch",
     "Container",
     "Document",
     "DocumentError",
+    "Entry",
     "FileReport",
     "Job",
     "Means",
     "Options",
+    "Outcome",
     "Prepared",
     "SignatureReport",
     "SigningKey",
@@ -88,6 +97,7 @@ __all__ = [
     "load_trust",
     "perform",
     "plan",
+    "plan_files",
     "prepare",
     "sign",
     "signing_key",

@@ -246,7 +246,7 @@ def _level(level: str | None, format: str, means: Means) -> str:
         )
     if LEVELS.index(chosen) < LEVELS.index(info.lowest):
         notice(
-            f"most readers of {format.upper()} containers want level {info.lowest.upper()}, and this one gets "
-            f"{chosen.upper()}: raise it with level={info.lowest!r} and a time-stamping authority, or later with extend"
+            f"most readers of .{format} containers want level {info.lowest.upper()}, and this one gets "
+            f"{chosen.upper()}: ask for {info.lowest} with a time-stamping authority, or raise it later with extend"
         )
     return chosen

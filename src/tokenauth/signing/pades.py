@@ -220,7 +220,7 @@ def open_pdf(stream: BinaryIO, password: str | None) -> IncrementalPdfFileWriter
         from pyhanko.pdf_utils.crypt import AuthStatus
 
         if password is None:
-            raise TokenAuthError("the PDF is encrypted", hint="give its password")
+            raise TokenAuthError("the PDF is encrypted", hint="give its password: password=..., or --password-source")
         handler = writer.prev.security_handler
         if handler is None or handler.authenticate(password).status == AuthStatus.FAILED:
             raise TokenAuthError("the PDF's password is wrong", hint="check the password")

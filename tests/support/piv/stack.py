@@ -127,6 +127,10 @@ class CardStack:
 
     # --- programs ---
 
+    def plain_environment(self) -> dict[str, str]:
+        """All variables of a program that uses the card; none of the tester's."""
+        return {**_plain_environment(), **self.environment}
+
     def run(
         self, *command: str | Path, input: str | bytes = b"", timeout: float = _TIMEOUT, **more: str
     ) -> subprocess.CompletedProcess[bytes]:
@@ -141,7 +145,7 @@ class CardStack:
         program, *arguments = command
         return subprocess.run(
             [require(str(program)), *map(str, arguments)],
-            env={**_plain_environment(), **self.environment, **more},
+            env={**self.plain_environment(), **more},
             input=input.encode() if isinstance(input, str) else input,
             capture_output=True,
             timeout=timeout,

@@ -74,6 +74,19 @@ def judge_chain(
         raise Untrusted("no certificate is trusted for it: give the issuer's with --trust")
     subject = parsed(certificate)
     _check_own_dates(subject, moment)
+    try:
+        return _judged(subject, evidence, trust, anchors, moment)
+    except Untrusted:
+        raise
+    except Doubtful:
+        if trust.online or not trust.asks:
+            raise
+    # The chain reaches an anchor, so who is asked now is named by somebody who is trusted, and by nobody else.
+    return _judged(subject, evidence, trust._replace(online=True), anchors, moment)
+
+
+def _judged(subject: Any, evidence: Evidence, trust: Trust, anchors: list[Anchor], moment: datetime.datetime) -> Chain:
+    """What :func:`judge_chain` does, with or without asking others."""
     missing: Doubtful | None = None
     for end, issuers in _STRICTNESS:
         context = _context(evidence, trust, anchors, moment, rules=(_rule(end), _rule(issuers)))

@@ -55,6 +55,8 @@ class Trust(Record):
         crls: revocation lists, DER, whose signatures are checked when they are used.
         ocsps: OCSP responses, DER; likewise.
         online: OCSP responses, CRLs and issuers' certificates may be fetched from where the certificates say.
+        asks: OCSP responses and CRLs may be fetched, but only for certificates that a trusted one leads to: what is
+            fetched then is nobody's choice but theirs.
     """
 
     anchors: tuple[Anchor, ...] = ()
@@ -62,6 +64,7 @@ class Trust(Record):
     crls: tuple[bytes, ...] = ()
     ocsps: tuple[bytes, ...] = ()
     online: bool = False
+    asks: bool = False
 
     def trusted(self, purpose: str, moment: datetime.datetime) -> list[Anchor]:
         """The anchors that hold for a purpose at a time, each certificate once; without caveat first."""
@@ -70,7 +73,12 @@ class Trust(Record):
 
 
 def load_trust(
-    files: Iterable[str | Path], *, system: bool = False, list_signers: Iterable[str | Path] = (), online: bool = False
+    files: Iterable[str | Path],
+    *,
+    system: bool = False,
+    list_signers: Iterable[str | Path] = (),
+    online: bool = False,
+    asks: bool = False,
 ) -> Trust:
     """Trust in what some files hold.
 
@@ -80,15 +88,16 @@ def load_trust(
         list_signers: files with the certificates that may have signed the trusted lists. Without one for a list, what
             rests on it says that the list itself was not checked.
         online: as :class:`Trust` has it.
+        asks: as :class:`Trust` has it.
 
     Raises:
         DocumentError: a file can not be read or holds nothing of that kind, or a trusted list's signature is wrong.
     """
     signers = [der for file in list_signers for der in _certificates(_content(file), file)]
-    total = Trust(online=online)
+    total = Trust(online=online, asks=asks)
     for file in files:
         part = _part(_content(file), file, signers)
-        total = Trust(total.anchors + part.anchors, (), total.crls + part.crls, (), online)
+        total = Trust(total.anchors + part.anchors, (), total.crls + part.crls, (), online, asks)
     return total._replace(anchors=total.anchors + system_trust()) if system else total
 
 
