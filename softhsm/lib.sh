@@ -230,7 +230,8 @@ python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; 
 
 has_headers() { [ -e "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; }
 
-# Sets $python: the one that PYTHON names, else that of a fitting .venv, else the first on PATH that is new enough.
+# Sets $python: the one that PYTHON names, else that of a fitting .venv, else the first on PATH that is new enough, else
+# Debian's, which is installed if the machine has none at all.
 choose_python() {
   local candidate
   if [ -n "${PYTHON:-}" ]; then
@@ -242,6 +243,7 @@ choose_python() {
     python=$venv/bin/python
     return
   fi
+  if ! have python3 && [ "$(package_manager)" = apt-get ]; then apt_install python3 python3-venv; fi
   for candidate in python3 python3.13 python3.12 python3.11; do
     if python=$(command -v "$candidate") && is_new_enough "$python"; then return; fi
   done
