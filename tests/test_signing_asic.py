@@ -78,7 +78,8 @@ def verdicts(content: bytes, directory: Path, root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize(("kind", "format"), [*((kind, "asice") for kind in XML_KINDS), ("p256", "asics")])
+@pytest.mark.parametrize("kind", XML_KINDS)
+@pytest.mark.parametrize("format", ["asice", "asics"])
 def test_xmlsec1_verifies(document_keys, tmp_path, kind, level, format):
     made = signed(document_keys, *FILES[: 1 if format == "asics" else 3], kind=kind, format=format, level=level)
     assert verdicts(made, tmp_path, document_keys.root_pem) == [""]
