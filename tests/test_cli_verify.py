@@ -101,7 +101,7 @@ def test_exit_codes(here):
         assert done.stdout.count("VALID\n") + done.stdout.count("INDETERMINATE, ") >= len(files)
     assert "tampered.p7m: INVALID\n" in verify("tampered.p7m", "--trust", "root.pem").stdout
     assert "plain.pdf: INDETERMINATE, the file holds no signature" in verify("plain.pdf").stdout
-    assert "none.pdf: INDETERMINATE, none.pdf can not be read: No such file" in verify("none.pdf").stdout
+    assert "none.pdf: INDETERMINATE, can not be read: No such file" in verify("none.pdf").stdout
 
 
 def test_json_of_what_holds_no_signature(here):
@@ -109,7 +109,7 @@ def test_json_of_what_holds_no_signature(here):
     assert done.returncode == 11
     found = json.loads(done.stdout)
     assert found[0] == {"file": "none.pdf", "status": "indeterminate", "signatures": []}
-    assert done.stderr == "tokenauth: none.pdf: none.pdf can not be read: No such file or directory\n"
+    assert done.stderr == "tokenauth: none.pdf: can not be read: No such file or directory\n"
 
 
 def test_whom_to_trust(here):

@@ -78,6 +78,13 @@ def test_a_certificate_for_authentication_if_there_is_no_other(empty, caplog):
     assert "is for authentication" in caplog.text
 
 
+def test_a_servers_certificate_is_the_last_to_be_taken(empty):
+    empty.add_identity("server", purposes=("tls-server",))
+    assert found(empty).label == "server"
+    empty.add_identity("client")
+    assert found(empty).label == "client"
+
+
 def test_several_for_documents_are_not_chosen_among(empty):
     for name in ("a", "b"):
         empty.add_identity(name, purposes=("document",))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["choose", "find_signer", "signing_key", "why_not"]
 
-_DOCUMENT = "document"
+_DOCUMENT, _CLIENT = "document", "tls-client"
 
 
 def find_signer(
@@ -73,8 +73,8 @@ def choose(found: Sequence[Identity], *, is_named: bool = False) -> Identity:
     """
     refused = {one.uri: why_not(one) for one in found}
     able = [one for one in found if not refused[one.uri]]
-    for_documents = [one for one in able if _DOCUMENT in one.purposes]
-    candidates = _each_once(for_documents or able)
+    for_documents, for_clients = ([one for one in able if purpose in one.purposes] for purpose in (_DOCUMENT, _CLIENT))
+    candidates = _each_once(for_documents or for_clients or able)
     if not candidates:
         reasons = "; ".join(f"{one.label!r} {refused[one.uri]}" for one in found)
         raise IdentityNotFound("no certificate that is here can sign documents now", hint=reasons)

@@ -97,7 +97,7 @@ def _report(file: Path, content: tuple[Path, ...], how: dict[str, Any]) -> FileR
         beside = [Document(one.name, one) for one in content] if content else None
         report: FileReport = load_part("verification").verify(file, beside=beside, **how)
     except TokenAuthError as error:
-        return FileReport(str(file), INDETERMINATE, (), str(error))
+        return FileReport(str(file), INDETERMINATE, (), str(error).removeprefix(f"{file} "))
     return report
 
 
