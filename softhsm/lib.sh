@@ -82,6 +82,7 @@ tpm2-abrmd|tpm2-abrmd|tpm2-abrmd libtss2-tcti-tabrmd0||tpm2-abrmd|tpm2-abrmd|tpm
 tpm2-pkcs11|pkcs11/libtpm2_pkcs11.so|libtpm2-pkcs11-1||tpm2-pkcs11|tpm2-pkcs11|tpm2-pkcs11|tpm2-pkcs11
 tpm2_ptool|tpm2_ptool|libtpm2-pkcs11-tools|  |tpm2-pkcs11-tools|tpm2-pkcs11|tpm2-pkcs11|tpm2-pkcs11
 dbus-daemon|dbus-daemon|dbus-daemon|         |dbus-daemon    |dbus   |dbus        |dbus-1-daemon
+ps     |ps           |procps       |         |procps-ng      |procps-ng|procps-ng |procps
 nss    |certutil     |libnss3-tools|nss      |nss-tools      |nss    |nss-tools   |mozilla-nss-tools
 opencryptoki|pkcsslotd|opencryptoki|         |opencryptoki   |opencryptoki|opencryptoki|openCryptoki
 xmlsec1|xmlsec1      |xmlsec1      |libxmlsec1|xmlsec1      |xmlsec |xmlsec      |xmlsec1

@@ -5,7 +5,7 @@
 
 prepare '[test,cards]' softhsm nginx apache openssl p11-kit p11-kit-client pkcs11.h cc pinentry-tty pinentry-curses \
   pcscd vpcd opensc yubico-piv-tool ykcs11 winscard.h swtpm tpm2-tools tpm2-abrmd tpm2-pkcs11 tpm2_ptool dbus-daemon nss \
-  opencryptoki xmlsec1 pdfsig mutool
+  opencryptoki ps xmlsec1 pdfsig mutool
 prepare_others 3.11 3.12 3.13
 cd "$root"
 exec "$venv/bin/python" -m pytest -n auto --dist loadgroup "$@"

@@ -71,7 +71,7 @@ def test_what_works_is_ok(findings, token):
         ("ssl.OPENSSL_VERSION_INFO, ssl.OPENSSL_VERSION = (1, 1, 1, 23, 15), 'OpenSSL 1.1.1w'", "uses OpenSSL 1.1.1w"),
         ("ssl.OPENSSL_VERSION = 'LibreSSL 4.0.0'", "uses LibreSSL 4.0.0"),
         ("ssl.OPENSSL_VERSION_NUMBER += 0x100000", "is not the one that the ssl module uses"),
-        ("import _ssl, _csv; _ssl.__file__ = _csv.__file__", "this Python hides its OpenSSL"),
+        ("import _ssl, _json; _ssl.__file__ = _json.__file__", "this Python hides its OpenSSL"),
     ],
 )
 def test_an_openssl_that_does_not_do(change, why):

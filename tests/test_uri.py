@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
+from tokenauth import errors
 from tokenauth.errors import InvalidURI
 from tokenauth.uri import LibraryInfo, ObjectInfo, SlotInfo, TokenInfo, TokenURI
 
 CASES: dict[str, list[dict[str, Any]]] = tomllib.loads(
     Path(__file__).with_name("data").joinpath("uri_cases.toml").read_text(encoding="utf-8")
 )
+PACKAGE = Path(errors.__file__).parent
 SECRET = "s3cret-Pin"
 
 
@@ -253,7 +255,7 @@ def everything_shown(error: BaseException) -> str:
     shown = [repr(error.args), repr(vars(error)), repr(error.__cause__), repr(error.__context__)]
     report = traceback.TracebackException.from_exception(error, capture_locals=True)
     for frame in report.stack:
-        if "tokenauth" in Path(frame.filename).parts:
+        if PACKAGE in Path(frame.filename).parents:
             shown += [frame.name, *(frame.locals or {}).values()]
     return "\n".join([*shown, str(error)])
 
