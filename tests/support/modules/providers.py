@@ -175,7 +175,7 @@ def opencryptoki(directory: Path) -> Iterator[Made]:
     as_root = () if os.geteuid() == 0 else ("--user", "--map-root-user")
     daemon = ("unshare", "--mount", "--ipc", *as_root, "--", "sh", "-c", _SLOT_DAEMON, "sh", str(directory))
     with _running(directory / "pkcsslotd.log", *daemon, ready=socket.exists) as pid:
-        there = ("--mount", "--ipc", *(("--user", "--preserve-credentials") if as_root else ()))
+        there = ("--mount", "--ipc", "--root", *(("--user", "--preserve-credentials") if as_root else ()))
         made = Made(
             *("opencryptoki", find_module("libopencryptoki.so"), "pkcs11:token=soft", _eight_digits(), "4321"),
             *(Authority(), ("rsa2048",), {}, (require("nsenter"), "--target", str(pid), *there, "--")),
