@@ -27,6 +27,7 @@ from tokenauth.pkcs11.returnvalues import CONFUSED, GONE, ReturnValue, error_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Literal
 
     from tokenauth.pin import PinSource
     from tokenauth.pkcs11.tokens import Token
@@ -195,16 +196,7 @@ class Login:
             PinLocked: the token is locked.
         """
         token = self._token
-        token.refresh()
-        state = token.pin_state
-        if state == "locked":
-            raise PinLocked("the PIN is locked", token=token.label)
-        if state == "final" and not credentials.allow_final_try:
-            raise PinRefused(
-                "only one PIN try is left, and it is not spent unasked",
-                token=token.label,
-                hint="if you are sure of the PIN, say --allow-final-try or allow_final_try=True",
-            )
+        state = self._tries(credentials)
         entry, self._action.entry = self._action.entry, None
         if entry is not None and per_signature:
             return entry
@@ -238,6 +230,25 @@ class Login:
                 "it refused this PIN before, so it is not sent again", token=token.label, hint="give another PIN"
             )
         return pin
+
+    def _tries(self, credentials: Credentials) -> Literal["ok", "low", "final"]:
+        """What the token says of the PIN's tries now, if one may be spent.
+
+        Raises:
+            PinRefused, PinLocked: as :meth:`ask`.
+        """
+        token = self._token
+        token.refresh()
+        state = token.pin_state
+        if state == "locked":
+            raise PinLocked("the PIN is locked", token=token.label)
+        if state == "final" and not credentials.allow_final_try:
+            raise PinRefused(
+                "only one PIN try is left, and it is not spent unasked",
+                token=token.label,
+                hint="if you are sure of the PIN, say --allow-final-try or allow_final_try=True",
+            )
+        return state
 
     def _asked(self, credentials: Credentials, request: PinRequest) -> str | OnPad | None:
         """What the source answers. If it remembers it, and the login is to be forgotten, both go together."""
