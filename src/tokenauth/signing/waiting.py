@@ -19,11 +19,17 @@ def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
     In a thread whose loop is running already (a notebook, a web server's handler) it gets a thread of its own.
     """
     if not _a_loop_is_running():
-        return asyncio.run(coroutine)
+        return _result(coroutine)
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, coroutine).result()
+        return pool.submit(_result, coroutine).result()
+
+
+def _result(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """``asyncio.run`` would take SIGINT over: a Ctrl-C as it begins would come out as ``CancelledError``."""
+    with asyncio.Runner() as runner:
+        return runner.get_loop().run_until_complete(coroutine)
 
 
 def _a_loop_is_running() -> bool:
