@@ -13,15 +13,13 @@ from hypothesis import strategies as st
 import tokenauth
 from tests.conftest import log_out
 from tests.support import command_line
-from tests.support.broken_certificates import broken_certificates, good_certificate
+from tests.support.broken_certificates import broken_certificates, good_certificate, store
 from tests.support.connect import fetch
 from tests.support.nginx import Nginx, NginxOptions
 from tokenauth.cli.records import identity_record
 from tokenauth.doctor.identities import check_identity
 from tokenauth.inventory.identity import Identity
-from tokenauth.pkcs11.binding import python_pkcs11
 from tokenauth.pkcs11.objects import CertificateObject
-from tokenauth.provisioning.keys import store_object
 from tokenauth.testing import Authority, MTLSServer, SoftToken
 from tokenauth.tls.offers import Offer
 
@@ -35,22 +33,6 @@ UNREAD = {"larger than we read"}
 #: What others may refuse in them does not keep their owner from using them.
 HARMLESS = {"negative serial", "unknown signature", "name that commands a terminal", "unknown critical extension"}
 HARMLESS |= {"key brainpool", "key ed25519", "key rsa-1024", "key secp256k1"}
-
-
-def store(token: SoftToken, label: str, value: bytes, id: bytes) -> None:
-    pkcs11 = python_pkcs11()
-    attribute = pkcs11.Attribute
-    template = {
-        attribute.CLASS: pkcs11.ObjectClass.CERTIFICATE,
-        attribute.CERTIFICATE_TYPE: pkcs11.CertificateType.X_509,
-        attribute.TOKEN: True,
-        attribute.PRIVATE: False,
-        attribute.LABEL: label,
-        attribute.ID: id,
-        attribute.SUBJECT: b"\x30\x00",
-        attribute.VALUE: value,
-    }
-    store_object(token.token, token.credentials, template)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 
+from tests.support.broken_certificates import store
 from tests.support.command_line import error_of, no_tokens, output_of, run
-from tokenauth.pkcs11.binding import python_pkcs11
-from tokenauth.provisioning.keys import store_object
 from tokenauth.testing import Authority, SoftToken
 
 if TYPE_CHECKING:
@@ -27,23 +26,6 @@ TOKEN_FIELDS = "module slot label serial manufacturer model login_required pin_s
 IDENTITY_FIELDS = "uri label id subject issuer serial not_before not_after key purposes problems"
 
 
-def store_garbage(token: SoftToken) -> None:
-    """Put a certificate object on a token whose value is no certificate."""
-    pkcs11 = python_pkcs11()
-    attribute = pkcs11.Attribute
-    template = {
-        attribute.CLASS: pkcs11.ObjectClass.CERTIFICATE,
-        attribute.CERTIFICATE_TYPE: pkcs11.CertificateType.X_509,
-        attribute.TOKEN: True,
-        attribute.PRIVATE: False,
-        attribute.LABEL: "garbage",
-        attribute.ID: b"\x07",
-        attribute.SUBJECT: b"\x30\x00",
-        attribute.VALUE: b"no certificate at all",
-    }
-    store_object(token.token, token.credentials, template)
-
-
 @pytest.fixture(scope="module")
 def token() -> Iterator[SoftToken]:
     """Odd labels, each kind of key, a certificate that has expired, and an object that is no certificate."""
@@ -53,7 +35,7 @@ def token() -> Iterator[SoftToken]:
             token.add_identity(key_type, key_type=key_type, label=f"Schlüssel {key_type} 50% ;'")
         token.add_identity("old", not_after=datetime.now(UTC) - timedelta(days=1))
         token.add_identity("\x1b[31mred\n\u202e", label="red")
-        store_garbage(token)
+        store(token, "garbage", b"no certificate at all", b"\x07")
         yield token
 
 

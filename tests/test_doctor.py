@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.broken_certificates import store
 from tests.support.command_line import no_tokens, run
 from tests.support.programs import find_module
-from tests.test_cli_list import store_garbage
 from tokenauth.doctor.environment import check_environment
 from tokenauth.testing import MTLSServer, SoftToken
 
@@ -30,7 +30,7 @@ def token() -> Iterator[SoftToken]:
         token.add_identity("ending", not_after=now + timedelta(days=9, hours=1))
         token.add_identity("old", not_after=now - timedelta(days=1))
         token.add_identity("early", not_before=now + timedelta(days=1))
-        store_garbage(token)
+        store(token, "garbage", b"no certificate at all", b"\x07")
         yield token
 
 

@@ -12,7 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
-__all__ = ["broken_certificates", "good_certificate"]
+from tokenauth.pkcs11.binding import python_pkcs11
+from tokenauth.provisioning.keys import store_object
+from tokenauth.testing import SoftToken
+
+__all__ = ["broken_certificates", "good_certificate", "store"]
 
 _KEY = ec.generate_private_key(ec.SECP256R1())
 _SERIAL = 0x1A2B3C4D5E6F7788
@@ -117,3 +121,20 @@ def broken_certificates() -> dict[str, bytes]:
         "usage of no bits": _patched(with_usage, bytes.fromhex("03020780"), bytes.fromhex("03020700")),
         **{f"key {name}": good_certificate(key) for name, key in _keys().items()},
     }
+
+
+def store(token: SoftToken, label: str, value: bytes, id: bytes) -> None:
+    """Put a certificate object on a token, whatever its value is."""
+    pkcs11 = python_pkcs11()
+    attribute = pkcs11.Attribute
+    template = {
+        attribute.CLASS: pkcs11.ObjectClass.CERTIFICATE,
+        attribute.CERTIFICATE_TYPE: pkcs11.CertificateType.X_509,
+        attribute.TOKEN: True,
+        attribute.PRIVATE: False,
+        attribute.LABEL: label,
+        attribute.ID: id,
+        attribute.SUBJECT: b"\x30\x00",
+        attribute.VALUE: value,
+    }
+    store_object(token.token, token.credentials, template)
