@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokenauth.errors import PinRequired, TokenAuthError
+from tokenauth.signing.model import LEVELS, Means, Visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cryptography import x509
-
-    from tokenauth.signing.model import Means
 
 __all__ = [
     "FILE",
@@ -36,7 +35,7 @@ __all__ = [
 
 FILE = click.Path(path_type=Path)
 SEVERAL_FILES = click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FILE)
-LEVEL = click.Choice(["b-b", "b-t", "b-lt", "b-lta"])
+LEVEL = click.Choice(LEVELS)
 
 #: A page of a PDF has at most so many points in either direction (ISO 32000-2 annex C).
 _LARGEST = 14400.0
@@ -105,8 +104,6 @@ class _Visible(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
     name = "visible"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from tokenauth.signing.model import Visible
-
         if isinstance(value, Visible):
             return value
         parts = str(value).split(",")
@@ -155,8 +152,6 @@ def means_of(tsa: str | None, trust: Sequence[Path], timeout: float) -> Means:
     Raises:
         TokenAuthError: a file with certificates can not be read, or the extra is not installed.
     """
-    from tokenauth.signing.model import Means
-
     return Means(tsa=tsa, trust=_certificates(trust), timeout=timeout)
 
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["extend", "sign"]
 
-_STEP = 1 << 20
 _UNKNOWN = "application/octet-stream"
 _MANIFEST = META + "manifest.xml"
 _ASICS_SIGNATURES = META + "signatures.xml"
@@ -133,9 +132,8 @@ def _create(documents: Sequence[Document], job: Job, target: BinaryIO) -> None:
         items = []
         for name, document in named.items():
             hashed = hashlib.new(job.key.digest)
-            with document.open() as stream:
-                pieces = _hashed(iter(lambda stream=stream: stream.read(_STEP), b""), hashed)  # type: ignore[misc]
-                writer.put(name, pieces, compressed=_shrinks(document), size=document.size)
+            pieces = _hashed(document.pieces(), hashed)
+            writer.put(name, pieces, compressed=_shrinks(document), size=document.size)
             items.append(Item(uri_of(name), document.mime, hashed.digest()))
         if not is_simple:
             writer.put(_MANIFEST, [_manifest({name: document.mime for name, document in named.items()})])

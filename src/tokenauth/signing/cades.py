@@ -10,7 +10,7 @@ from tokenauth.errors import TokenAuthError
 from tokenauth.signing import cms, der
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from tokenauth.signing import levels
     from tokenauth.signing.model import Document, Job
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["complete", "extend", "prepare", "raised", "sign", "with_attribute"]
 
 _ATS_HASH_INDEX_V3 = "0.4.0.19122.1.5"
-_CHUNK = 1 << 20
 
 
 def sign(documents: Sequence[Document], job: Job, target: BinaryIO) -> None:
@@ -65,9 +64,9 @@ def complete(documents: Sequence[Document], job: Job, attributes: bytes, signatu
     before, after = made.around(document.size)
     target.write(before)
     hashed = hashlib.new(job.key.digest)
-    for chunk in _chunks(document):
-        hashed.update(chunk)
-        target.write(chunk)
+    for piece in document.pieces():
+        hashed.update(piece)
+        target.write(piece)
     if der.octets(hashed.digest()) not in attributes:
         raise TokenAuthError(f"{document.name} changed while it was being signed", hint="sign it again")
     target.write(after)
@@ -138,12 +137,6 @@ def _single(documents: Sequence[Document]) -> Document:
             hint="sign them one by one, or in one container with the format asice",
         )
     return documents[0]
-
-
-def _chunks(document: Document) -> Iterator[bytes]:
-    with document.open() as stream:
-        while chunk := stream.read(_CHUNK):
-            yield chunk
 
 
 def _is_signature_time_stamp(attribute: bytes) -> bool:

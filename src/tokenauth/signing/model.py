@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from tokenauth._records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
     from typing import Protocol
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "CERTIFICATIONS",
     "FORMATS",
     "INDETERMINATE",
     "INVALID",
@@ -47,10 +48,12 @@ __all__ = [
 FORMATS = ("pades", "cades", "xades", "asice", "asics", "jws")
 #: The baseline levels (ETSI EN 319 142-1, 319 122-1, 319 132-1), lowest first: they compare by their index.
 LEVELS = ("b-b", "b-t", "b-lt", "b-lta")
+#: What may be done to a certified PDF later, by the names that ``--certify`` takes (ISO 32000-2 table 257).
+CERTIFICATIONS = ("no-changes", "fill-forms", "annotate")
 
 VALID, INVALID, INDETERMINATE = "valid", "invalid", "indeterminate"
 
-_CHUNK = 1 << 20
+_PIECE = 1 << 20
 
 
 class Document(Record):
@@ -84,6 +87,16 @@ class Document(Record):
             OSError: the file is not there.
         """
         return len(self.data or b"") if self.path is None else self.path.stat().st_size
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its content, of which never more than a MiB is in memory.
+
+        Raises:
+            OSError: the file can not be read.
+        """
+        with self.open() as stream:
+            while piece := stream.read(_PIECE):
+                yield piece
 
     def read(self) -> bytes:
         """The whole content. Only for formats that can not do with a stream.

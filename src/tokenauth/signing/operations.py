@@ -11,7 +11,7 @@ from tokenauth.notices import notice
 from tokenauth.signing.choice import find_signer, signing_key
 from tokenauth.signing.files import check_writable, documents_of, output_for, with_media_types, written
 from tokenauth.signing.formats import FORMAT_OF, default_format, format_of, load, load_part
-from tokenauth.signing.model import LEVELS, Job, Means, Options
+from tokenauth.signing.model import CERTIFICATIONS, LEVELS, Job, Means, Options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -225,8 +225,8 @@ def _means(given: Means | None, tsa: str | None) -> Means:
 
 def _options(given: dict[str, Any]) -> Options:
     made = Options(**given)
-    if made.certify is not None and made.certify not in (allowed := ("no-changes", "fill-forms", "annotate")):
-        raise ValueError(f"certify is one of {', '.join(allowed)}, not {made.certify!r}")
+    if made.certify is not None and made.certify not in CERTIFICATIONS:
+        raise ValueError(f"certify is one of {', '.join(CERTIFICATIONS)}, not {made.certify!r}")
     return made
 
 

@@ -94,9 +94,7 @@ def beside(files: Sequence[Document]) -> Resolver:
             raise DocumentError(
                 f"the signature is for the file {uri!r}, which is not there", hint="give that file together with it"
             )
-        with by_uri[uri].open() as stream:
-            while piece := stream.read(1 << 20):
-                yield piece
+        yield from by_uri[uri].pieces()
 
     return resolve
 

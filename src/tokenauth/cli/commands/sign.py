@@ -30,6 +30,7 @@ from tokenauth.cli.options import (
     verbose_option,
 )
 from tokenauth.cli.signed import Results
+from tokenauth.signing.model import CERTIFICATIONS, FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_FORMATS = click.Choice(["pades", "cades", "xades", "asice", "asics", "jws"])
 #: The formats that an option concerns; the others do not know what to do with it.
 _CONCERNS = {
     "attached": ("cades",),
@@ -62,7 +62,7 @@ _CONCERNS = {
     "-i", "--identity", "uri", metavar="URI", type=URI, default="pkcs11:", help="[default: the one for documents]"
 )
 @output_option("beside each file")
-@click.option("--format", type=_FORMATS, help="[default: pades for PDFs, else asice]")
+@click.option("--format", type=click.Choice(FORMATS), help="[default: pades for PDFs, else asice]")
 @click.option("--level", type=LEVEL, help="[default: b-b, or b-t with --tsa]")
 @tsa_options
 @click.option("--attached", is_flag=True, help="CAdES: the file is inside the signature (.p7m).")
@@ -76,7 +76,7 @@ _CONCERNS = {
 @click.option("--visible-text", metavar="TEXT", help="With {signer}, {time}, {reason}, {location}; \\n begins a line.")
 @click.option("--visible-image", metavar="FILE", type=FILE, help="A PNG or JPEG behind the text.")
 @click.option("--visible-font", metavar="FILE", type=FILE, help="A TrueType or OpenType font.")
-@click.option("--certify", type=click.Choice(["no-changes", "fill-forms", "annotate"]), help="What a PDF still allows.")
+@click.option("--certify", type=click.Choice(CERTIFICATIONS), help="What a PDF still allows.")
 @click.option("--field", metavar="NAME", help="The PDF's signature field. [default: the empty one, or a new one]")
 @click.option("--reason", metavar="TEXT", help="Why it is signed (PDF).")
 @click.option("--location", metavar="TEXT", help="Where it is signed (PDF).")
@@ -151,15 +151,16 @@ def _planned(files: tuple[Path, ...], target: Path | None, given: dict[str, Any]
     from tokenauth.signing.batch_planning import format_for, plan_files
 
     format, level, tsa = (given.pop(name) for name in ("format", "level", "tsa"))
+    format = format or ("asice" if given["append"] else None)
     need_tsa(level, tsa)
     named = {name: value for name, value in given.items() if name in _CONCERNS and value not in (None, False)}
-    _check_concerns(named, format_for(files, format or ("asice" if given["append"] else None)))
+    _check_concerns(named, format_for(files, format))
     how |= {name: value for name, value in named.items() if name != "visible"}
     visible = _visible(given)
     to_bytes = target is not None and str(target) == "-"
     return plan_files(
         files,
-        format=format or ("asice" if given["append"] else None),
+        format=format,
         level=level,
         output=None if to_bytes else target,
         to_bytes=to_bytes,
@@ -216,7 +217,7 @@ def _sign(entries: list[Entry], signer: Identity, results: Results, *, jobs: int
     batch = Batch(
         entries, signer, jobs=jobs, pss=pss, told=lambda outcome: results.tell(outcome, bar=not batch.asks_each_time)
     )
-    who = f"as {signer.certificate.subject.rfc4514_string()}"
+    who = f"as {signer.text_of('subject')}"
     try:
         with _ended_as_by_ctrl_c():
             outcomes = batch.run()

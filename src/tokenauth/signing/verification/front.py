@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from tokenauth._records import Record
 from tokenauth.signing.asic_names import name_in
@@ -29,7 +29,6 @@ _EXIT_CODES = {VALID: 0, INVALID: 10, INDETERMINATE: 11}
 _HEAD = 1024
 #: Of what is read as a whole: all but PDFs, containers and the files beside detached signatures.
 _MAXIMUM_BYTES = 512 * 1024 * 1024
-_STEP = 1 << 20
 
 
 class _Request(Record):
@@ -239,12 +238,6 @@ def _xades(request: _Request) -> _Found:
         document = request.neighbour(name_in(uri))
         if document is None:
             raise Doubtful(f"the signature is for the file {uri!r}, which is not beside it")
-        return _pieces(document.open())
+        return document.pieces()
 
     return xades.signatures(request.read(), resolve, request.document.name)
-
-
-def _pieces(stream: BinaryIO) -> Iterator[bytes]:
-    with stream:
-        while piece := stream.read(_STEP):
-            yield piece
